@@ -1,0 +1,101 @@
+"""What every backbone promises, and the registry that creates them by name."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from dcpt.errors import InvalidImage
+from dcpt.registry import Registry, unknown_name
+
+
+class Backbone(nn.Module):
+    """A restoration network that can also hand out its decoder features.
+
+    A subclass sets the three attributes below and implements `forward`. Its stem and its
+    output convolution may be anything; DCPT only needs the features.
+
+    Attributes:
+        feature_channels: Channels of each feature map, finest first.
+        feature_strides: Input pixels per feature pixel, finest first.
+        size_multiple: Height and width of the input must be multiples of this.
+        variant: Name under which `create_backbone` made it, or None for an unregistered one.
+        overrides: The options given to `create_backbone` on top of the variant's own.
+    """
+
+    feature_channels: tuple[int, ...]
+    feature_strides: tuple[int, ...]
+    size_multiple: int
+    variant: str | None = None
+    overrides: dict[str, Any] = {}
+
+    def forward(self, x: Tensor, hook: bool = False) -> Tensor | list[Tensor]:
+        """Restore a batch, or return its features.
+
+        Args:
+            x: Pictures, (B, 3, H, W), RGB in [0, 1]; H and W multiples of `size_multiple`.
+            hook: Return the feature maps instead of the picture and compute nothing beyond.
+
+        Returns:
+            The restored pictures, same shape, not clamped; or with `hook=True` the list of
+            feature maps, finest first, each (B, C, H / stride, W / stride).
+
+        Raises:
+            InvalidImage: If the shape is wrong.
+        """
+        raise NotImplementedError
+
+    def check_input(self, x: Tensor) -> None:
+        """Raise InvalidImage unless `x` is a batch this backbone can take."""
+        if x.ndim != 4 or x.shape[1] != 3:
+            raise InvalidImage(f"expected a batch of RGB pictures (B, 3, H, W), got {tuple(x.shape)}")
+        height, width = x.shape[-2:]
+        if height % self.size_multiple or width % self.size_multiple:
+            raise InvalidImage(
+                f"expected sides that are multiples of {self.size_multiple}, got {height}x{width}; "
+                "use dcpt.tiling.pad_to_multiple"
+            )
+
+
+Constructor = Callable[..., Backbone]
+C = TypeVar("C", bound=Constructor)
+
+BACKBONES: Registry[Constructor] = Registry("backbone")
+
+
+def register_backbone(constructor: C) -> C:
+    """Register a variant, a function `(**overrides) -> MyBackbone`, under its own name.
+
+    The return annotation names the class whose options the variant accepts, so that a
+    misspelt override is answered with the right spelling.
+    """
+    return BACKBONES.register(constructor.__name__)(constructor)
+
+
+def create_backbone(name: str, **overrides: Any) -> Backbone:
+    """Create a registered backbone with freshly initialised weights.
+
+    Args:
+        name: Variant, one of `list_backbones()`.
+        **overrides: Constructor options that differ from the variant's own.
+
+    Raises:
+        UnknownName: If there is no such variant or option; the message has the nearest ones.
+    """
+    constructor = BACKBONES[name]
+    options = inspect.signature(typing.get_type_hints(constructor)["return"]).parameters
+    for option in overrides:
+        if option not in options:
+            raise unknown_name(f"option of backbone {name!r}:", option, options)
+    backbone = constructor(**overrides)
+    backbone.variant, backbone.overrides = name, overrides
+    return backbone
+
+
+def list_backbones() -> list[str]:
+    """Return the names of all registered variants, in order of registration."""
+    return list(BACKBONES)

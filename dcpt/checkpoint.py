@@ -1,0 +1,156 @@
+"""Weights on disk: written atomically, read without ever executing a pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from dcpt.backbones import Backbone, create_backbone
+from dcpt.errors import CheckpointMismatch, OutputError
+from dcpt.heads import DegradationClassifier
+
+CONFIG_FILE, MODEL_FILE, HEAD_FILE = "config.json", "model.safetensors", "head.safetensors"
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it becomes `path`, on failure it is gone.
+
+    Raises:
+        OutputError: If the folder cannot be written to.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file atomically."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(save(plain, metadata=dict(metadata or {})))
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write indented JSON atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+
+def save_model(
+    folder: Path,
+    backbone: Backbone,
+    head: DegradationClassifier | None = None,
+    *,
+    labels: tuple[str, ...] = (),
+    dtype: torch.dtype = torch.float32,
+    details: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a backbone, and the head if there is one, to a folder that `load_model` reads.
+
+    Args:
+        folder: Gets `config.json`, `model.safetensors` and with a head `head.safetensors`.
+        backbone: A network made by `create_backbone`.
+        head: Its classifier.
+        labels: Class names in the order of the head's logits.
+        dtype: Storage type; float16 halves the size and rounds to three digits.
+        details: Anything else worth keeping in the config, such as the recipe.
+    """
+    config: dict[str, Any] = {"variant": backbone.variant, "overrides": backbone.overrides}
+    write_tensors(folder / MODEL_FILE, {k: v.to(dtype) for k, v in backbone.state_dict().items()})
+    if head is not None:
+        config["head"] = {"labels": list(labels), "expansion": head.expansion}
+        write_tensors(folder / HEAD_FILE, {k: v.to(dtype) for k, v in head.state_dict().items()})
+    write_json(folder / CONFIG_FILE, config | dict(details or {}))
+
+
+def load_model(folder: Path) -> tuple[Backbone, DegradationClassifier | None, dict[str, Any]]:
+    """Read what `save_model` wrote: backbone, head (or None) and config, in evaluation mode.
+
+    Raises:
+        CheckpointMismatch: If files are missing, damaged or do not fit each other.
+    """
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        backbone = create_backbone(config["variant"], **config.get("overrides", {}))
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointMismatch(f"expected a model folder with {CONFIG_FILE}, got {folder}: {error}") from None
+    load_weights(backbone, read_tensors(folder / MODEL_FILE), source=folder / MODEL_FILE)
+    head = None
+    if "head" in config:
+        head = DegradationClassifier(
+            backbone.feature_channels, len(config["head"]["labels"]), expansion=config["head"]["expansion"]
+        )
+        load_weights(head, read_tensors(folder / HEAD_FILE), source=folder / HEAD_FILE)
+        head.eval()
+    return backbone.eval(), head, config
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        CheckpointMismatch: If the file is missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointMismatch(f"cannot read weights from {path}: {error}") from None
+
+
+def published_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the tensors of an official DCPT NAFNet checkpoint to the names of the paper's release.
+
+    DCPT keeps its decoder levels as `decoder0`, `decoder1` ...; published, they are `decoders.0` ...
+    """
+    return {re.sub(r"^decoder(\d+)\.", r"decoders.\1.", name): tensor for name, tensor in state.items()}
+
+
+def load_weights(module: nn.Module, state: Mapping[str, Tensor], *, source: object) -> None:
+    """Load a state dict strictly: every name, every shape, every value finite.
+
+    Raises:
+        CheckpointMismatch: With what is missing, unexpected, mis-shaped or not finite.
+    """
+    expected = module.state_dict()
+    problems = [f"missing {name}" for name in expected if name not in state]
+    problems += [f"unexpected {name}" for name in state if name not in expected]
+    for name in expected.keys() & state.keys():
+        if expected[name].shape != state[name].shape:
+            problems.append(f"{name} is {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}")
+        elif not torch.isfinite(state[name]).all():
+            problems.append(f"{name} has values that are not finite")
+    if problems:
+        shown = "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" if len(problems) > 4 else "")
+        raise CheckpointMismatch(f"weights from {source} do not fit {type(module).__name__}: {shown}")
+    module.load_state_dict(state)

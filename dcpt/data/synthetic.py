@@ -1,0 +1,87 @@
+"""Training batches of photographs degraded on the fly, on any device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dcpt.data.crops import PackedCrops, sample_patches
+from dcpt.degradations import apply_degradations
+from dcpt.degradations.base import uniform
+from dcpt.recipe import CLEAN, Recipe, Stage
+
+MIXED = -1  # label of a picture with several degradations
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training batch.
+
+    Attributes:
+        lq: Degraded pictures, (B, 3, P, P), RGB in [0, 1], in whole grey levels like a file.
+        gt: The clean pictures, same shape.
+        label: Index into the recipe's labels, (B,), int64; `MIXED` for several degradations.
+    """
+
+    lq: Tensor
+    gt: Tensor
+    label: Tensor
+
+
+class SyntheticBatches:
+    """The endless data stream of a recipe stage; the batch of a step is a function of the step.
+
+    Because `batches(step)` depends on nothing but the seed and the step, a resumed run sees
+    exactly the pictures that an uninterrupted one would have seen, and nothing need be saved.
+
+    Args:
+        crops: Clean photographs, on the device where batches are wanted.
+        recipe: Gives the labels and the seed.
+        stage: Gives batch size, patch size and the shares of clean and mixed pictures.
+    """
+
+    def __init__(self, crops: PackedCrops, recipe: Recipe, stage: Stage) -> None:
+        self.crops = crops
+        self.labels = recipe.labels
+        self.names = recipe.degradations
+        self.seed = recipe.seed
+        self.stage = stage
+        self.device = crops.pixels.device
+
+    def __call__(self, step: int) -> Batch:
+        """Make the batch of a step."""
+        # Multiplied by a large odd number, so that neighbouring runs and steps share no seed.
+        seed = (self.seed * 0x9E3779B1 + step) % 2**63
+        generator = torch.Generator(self.device).manual_seed(seed)
+        choices = torch.Generator().manual_seed(seed)  # on the CPU: choices steer the program
+        gt = sample_patches(self.crops, self.stage.batch_size, self.stage.patch_size, generator)
+        severity = uniform(generator, len(gt))
+        label = self._draw_labels(choices)
+        lq = gt.clone()
+        for index in label.unique().tolist():
+            members = (label == index).nonzero().squeeze(1).to(self.device)
+            chain = self._draw_chain(index, choices)
+            severities = {name: severity[members] * share for name, share in chain.items()}
+            lq[members] = apply_degradations(gt[members], severities, generator)
+        return Batch((lq * 255).round() / 255, gt, label.to(self.device))
+
+    def _draw_labels(self, choices: torch.Generator) -> Tensor:
+        count, stage = self.stage.batch_size, self.stage
+        kinds = torch.randint(len(self.names), (count,), generator=choices)
+        label = torch.tensor([self.labels.index(name) for name in self.names])[kinds]
+        fate = torch.rand(count, generator=choices)
+        if stage.clean_share:
+            label[fate < stage.clean_share] = self.labels.index(CLEAN)
+        label[fate >= 1 - stage.mixed_share] = MIXED
+        return label
+
+    def _draw_chain(self, index: int, choices: torch.Generator) -> dict[str, float]:
+        """Return the degradations of a label, each with a factor on the drawn severity."""
+        if index == MIXED:
+            order = torch.randperm(len(self.names), generator=choices)
+            length = 2 + int(torch.randint(2, (), generator=choices))
+            return {self.names[i]: 0.7 for i in order[:length].tolist()}
+        name = self.labels[index]
+        return {} if name == CLEAN else {name: 1.0}

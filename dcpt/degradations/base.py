@@ -1,0 +1,87 @@
+"""What a degradation is, the registry of them, and how several are chained.
+
+A degradation is a pure function `(gt, generator, severity) -> lq`:
+    gt: clean pictures, (B, 3, H, W), RGB in [0, 1], on any device;
+    generator: all its randomness, on the device of `gt`;
+    severity: (B,), in [0, 1], mild to strong; each function documents the physical meaning.
+The result has the shape of `gt` and lies in [0, 1]. The registered name is the function's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from dcpt.errors import InvalidImage, InvalidSetting
+from dcpt.registry import Registry
+
+Degradation = Callable[[Tensor, torch.Generator, Tensor], Tensor]
+Stage = Literal["scene", "lens", "exposure", "sensor", "file", "surface"]
+
+DEGRADATIONS: Registry[Degradation] = Registry("degradation")
+_STAGE_OF: dict[str, int] = {}
+
+GAMMA = 2.2  # between display values and linear light
+
+
+def register_degradation(stage: Stage) -> Callable[[Degradation], Degradation]:
+    """Return a decorator that registers a degradation under its function's name.
+
+    Args:
+        stage: Where on the way from the scene to the file it happens; chains run in that order.
+    """
+
+    def register(degradation: Degradation) -> Degradation:
+        name = degradation.__name__
+        _STAGE_OF[name] = get_args(Stage).index(stage)
+        return DEGRADATIONS.register(name)(degradation)
+
+    return register
+
+
+def list_degradations() -> list[str]:
+    """Return the names of all registered degradations, in order of registration."""
+    return list(DEGRADATIONS)
+
+
+def apply_degradations(
+    gt: Tensor, severities: Mapping[str, float | Tensor], generator: torch.Generator
+) -> Tensor:
+    """Degrade a batch by one or several degradations, in the order in which nature applies them.
+
+    Args:
+        gt: Clean pictures, (B, 3, H, W), RGB in [0, 1].
+        severities: Severity in [0, 1] by degradation name: one number, or one per picture (B,).
+        generator: Source of all randomness, on the device of `gt`.
+
+    Returns:
+        Degraded pictures, same shape, in [0, 1].
+
+    Raises:
+        UnknownName: If a degradation does not exist.
+        InvalidImage: If `gt` is not a batch of RGB pictures.
+        InvalidSetting: If a severity is outside [0, 1].
+    """
+    if gt.ndim != 4 or gt.shape[1] != 3:
+        raise InvalidImage(f"expected a batch of RGB pictures (B, 3, H, W), got {tuple(gt.shape)}")
+    chain = [(DEGRADATIONS[name], name) for name in severities]
+    lq = gt
+    for degradation, name in sorted(chain, key=lambda link: _STAGE_OF[link[1]]):
+        severity = torch.as_tensor(severities[name], dtype=gt.dtype, device=gt.device).expand(len(gt))
+        if not torch.all((severity >= 0) & (severity <= 1)):
+            raise InvalidSetting(f"expected a severity in [0, 1] for {name!r}, got {severities[name]}")
+        lq = degradation(lq, generator, severity)
+    return lq
+
+
+def uniform(generator: torch.Generator, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+    """Draw float32 numbers in [low, high) on the generator's device."""
+    return low + (high - low) * torch.rand(shape, generator=generator, device=generator.device)
+
+
+def per_picture(values: Tensor) -> Tensor:
+    """View one number per picture, (B,), so that it broadcasts over (B, C, H, W)."""
+    return values.view(-1, 1, 1, 1)

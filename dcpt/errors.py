@@ -1,0 +1,40 @@
+"""Everything a user can do wrong, as a handful of exception kinds.
+
+Each message is one sentence: what was expected, what was got and what to do. The command
+line prints it on one line and exits with code 1; nothing here ever needs a traceback.
+"""
+
+
+class DcptError(Exception):
+    """Base of all errors that a user can cause and mend."""
+
+
+class UnknownName(DcptError, KeyError):
+    """A backbone, degradation, weights, recipe or option name that does not exist."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # KeyError would print the repr, quotes and all
+
+
+class InvalidImage(DcptError, ValueError):
+    """A picture or batch that cannot be read or has the wrong shape, type or range."""
+
+
+class InvalidData(DcptError, ValueError):
+    """A data folder or packed file that cannot serve for training or evaluation."""
+
+
+class InvalidSetting(DcptError, ValueError):
+    """A setting or option whose value is out of range."""
+
+
+class CheckpointMismatch(DcptError, ValueError):
+    """Weights that are damaged or belong to another network."""
+
+
+class OutputError(DcptError, OSError):
+    """A result that cannot be written where it was asked for."""
+
+
+class MissingExtra(DcptError, ImportError):
+    """A feature whose optional dependencies are not installed."""

@@ -1,0 +1,118 @@
+"""Degradation classification pre-training: teach a network to say what is wrong, before how to mend it.
+
+Paper: Hu et al., "Universal Image Restoration Pre-training via Degradation Classification",
+ICLR 2025 (arXiv 2501.15510).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dcpt.backbones import Backbone, create_backbone
+from dcpt.checkpoint import save_model, write_json
+from dcpt.data.crops import PackedCrops
+from dcpt.data.synthetic import Batch, SyntheticBatches
+from dcpt.errors import InvalidImage, InvalidSetting
+from dcpt.heads import DegradationClassifier
+from dcpt.losses import focal_loss, l1_loss
+from dcpt.recipe import Recipe
+from dcpt.training import StepOutput, TrainingState, run_training, seeded
+
+
+def dcpt_pretrain_step(
+    backbone: Backbone,
+    head: nn.Module,
+    lq: Tensor,
+    gt: Tensor,
+    label: Tensor,
+    *,
+    clean_input: bool = True,
+    class_weight: float = 1.0,
+    gamma: float = 2.0,
+) -> StepOutput:
+    """Compute the two DCPT losses of one batch; gradients and updates stay with the caller.
+
+    Generation: the backbone reproduces clean pictures, L1. Classification: the head names the
+    degradation from the backbone's features, focal loss. Call `backward` once, on the sum: the
+    hook path alone leaves the output convolution without a gradient, and DistributedDataParallel
+    needs one for every parameter.
+
+    Args:
+        backbone: The network to pre-train.
+        head: Classifier of its features, returns (B, num_classes).
+        lq: Degraded pictures, (B, 3, H, W), RGB in [0, 1]; sides multiples of
+            `backbone.size_multiple`.
+        gt: The clean pictures, same shape and range.
+        label: Degradation of each picture, (B,), int64, in [0, num_classes).
+        clean_input: Feed `gt` to the generation pass (the method); False feeds `lq`, which is
+            the paper's ablation "direct training".
+        class_weight: Factor on the classification loss.
+        gamma: Exponent of the focal loss.
+
+    Returns:
+        Loss = pixel_loss + class_weight * class_loss, with graphs; accuracy in [0, 1], detached.
+
+    Raises:
+        InvalidImage: If the shapes differ or a side is not a multiple.
+
+    Source: Hu et al., ICLR 2025, section 3.2.
+    """
+    if lq.shape != gt.shape or label.shape != lq.shape[:1]:
+        raise InvalidImage(
+            "expected lq and gt of one shape and one label per picture, got "
+            f"lq {tuple(lq.shape)}, gt {tuple(gt.shape)}, label {tuple(label.shape)}"
+        )
+    pixel_loss = l1_loss(backbone(gt if clean_input else lq), gt)
+    logits = head(backbone(lq, hook=True))
+    class_loss = focal_loss(logits, label, gamma=gamma)
+    accuracy = (logits.detach().argmax(1) == label).float().mean()
+    return StepOutput(pixel_loss + class_weight * class_loss, pixel_loss, class_loss, accuracy)
+
+
+def pretrain(recipe: Recipe, crops: PackedCrops, folder: Path, *, device: torch.device | str = "cpu") -> Path:
+    """Pre-train the recipe's backbone and head on clean photographs degraded on the fly.
+
+    Interrupt it at will: calling it again with the same folder resumes exactly.
+
+    Args:
+        recipe: Backbone, labels and the settings in `recipe.pretrain`.
+        crops: Clean photographs.
+        folder: Run folder; `recipe.json`, `metrics.jsonl`, `checkpoint.pt` and `model/` appear there.
+        device: Where to train; data is prepared there too.
+
+    Returns:
+        The folder of the trained pair, `folder / "model"`: averaged weights, backbone and head.
+
+    Raises:
+        InvalidSetting: If the recipe asks for mixed degradations, which have no class.
+    """
+    stage, device = recipe.pretrain, torch.device(device)
+    if stage.mixed_share:
+        raise InvalidSetting("expected mixed_share 0 in pre-training: a mixture has no single class")
+    backbone = seeded(recipe.seed, lambda: create_backbone(recipe.backbone))
+    head = seeded(
+        recipe.seed + 1,
+        lambda: DegradationClassifier(
+            backbone.feature_channels, len(recipe.labels), expansion=recipe.head_expansion
+        ),
+    )
+    state = TrainingState(nn.ModuleDict({"backbone": backbone, "head": head}).to(device), stage)
+    details = {"recipe": recipe.as_dict(), "data_manifest": crops.manifest_hash}
+    write_json(folder / "recipe.json", details)
+
+    def compute(batch: Batch) -> StepOutput:
+        return dcpt_pretrain_step(backbone, head, batch.lq, batch.gt, batch.label)
+
+    def publish() -> None:
+        average, average_head = state.ema["backbone"], state.ema["head"]
+        save_model(
+            folder / "model", average, average_head, labels=recipe.labels,
+            details=details | {"stage": "pretrain", "step": state.step},
+        )
+
+    batches = SyntheticBatches(crops.to(device), recipe, stage)
+    run_training(state, stage, batches, compute, folder, publish=publish)
+    return folder / "model"

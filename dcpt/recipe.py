@@ -1,0 +1,175 @@
+"""Training recipes: what a run does, as data.
+
+A recipe is a small YAML file with the sections `pretrain` and `finetune`; the shipped ones
+lie in `dcpt/recipes/`. The keys of a section are the fields of `Stage`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dcpt.errors import InvalidSetting, UnknownName
+from dcpt.registry import unknown_name
+
+CLEAN = "clean"  # the class of pictures that need nothing
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The settings of one training stage, pre-training or fine-tuning.
+
+    Attributes:
+        steps: Optimizer steps.
+        batch_size: Pictures per step.
+        patch_size: Side of the square training crops in pixels.
+        lr: Peak learning rate of the backbone (AdamW).
+        head_lr: Learning rate of the head; only pre-training has one.
+        min_lr: Rate at the end of the cosine.
+        schedule: "constant" or "cosine", after a linear warm-up.
+        warmup_steps: Steps from rate 0 to the peak.
+        weight_decay: AdamW weight decay of the backbone.
+        head_weight_decay: The same of the head.
+        clip_norm: Gradient norm to clip at; 0 switches clipping off.
+        ema_decay: Decay of the averaged weights; 0 switches averaging off.
+        clean_share: Share of pictures left clean.
+        mixed_share: Share of pictures with two or three degradations at once (their class is
+            unknown: fine-tuning only).
+        precision: "fp32" or "bf16" (automatic mixed precision).
+    """
+
+    steps: int = 1000
+    batch_size: int = 16
+    patch_size: int = 128
+    lr: float = 3e-4
+    head_lr: float = 1e-4
+    min_lr: float = 1e-6
+    schedule: str = "cosine"
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    head_weight_decay: float = 1e-4
+    clip_norm: float = 0.0
+    ema_decay: float = 0.999
+    clean_share: float = 0.0
+    mixed_share: float = 0.0
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        choices = {"schedule": ("constant", "cosine"), "precision": ("fp32", "bf16")}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise InvalidSetting(f"expected {name} to be one of {allowed}, got {getattr(self, name)!r}")
+        for name in ("steps", "batch_size", "patch_size"):
+            if getattr(self, name) < 1:
+                raise InvalidSetting(f"expected {name} to be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.clean_share + self.mixed_share <= 1:
+            raise InvalidSetting("expected clean_share and mixed_share to lie in [0, 1] together")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that determines a training, apart from the photographs.
+
+    Attributes:
+        name: Name under which weights trained by it are published.
+        backbone: Registered backbone variant.
+        labels: Class names in the order of the head's logits: degradations, "clean" possibly last.
+        head_expansion: Hidden width of the head's bottlenecks (`DegradationClassifier`).
+        seed: Seed of the initial weights and of the data stream.
+        pretrain: Settings of DCPT pre-training.
+        finetune: Settings of restoration fine-tuning.
+    """
+
+    name: str
+    backbone: str
+    labels: tuple[str, ...]
+    head_expansion: float = 2.0
+    seed: int = 0
+    pretrain: Stage = field(default_factory=Stage)
+    finetune: Stage = field(default_factory=Stage)
+
+    @property
+    def degradations(self) -> tuple[str, ...]:
+        """The labels without "clean"."""
+        return tuple(label for label in self.labels if label != CLEAN)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data that `build_recipe` reads back."""
+        return asdict(self) | {"labels": list(self.labels)}
+
+
+def list_recipes() -> list[str]:
+    """Return the names of the recipes that come with the package."""
+    folder = resources.files("dcpt") / "recipes"
+    return sorted(Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".yaml"))
+
+
+def load_recipe(name: str | Path) -> Recipe:
+    """Read a shipped recipe by name, or any recipe file (.yaml, .json) by path.
+
+    Raises:
+        UnknownName: If there is no such recipe, or it has a key that does not exist.
+        InvalidSetting: If a value is of the wrong type or out of range.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml", ".json"):
+        if not path.is_file():
+            raise UnknownName(f"expected a recipe file, found none at {path}")
+        text = path.read_text(encoding="utf-8")
+    elif str(name) in list_recipes():
+        text = (resources.files("dcpt") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+    else:
+        raise unknown_name("recipe", str(name), list_recipes())
+    return build_recipe(yaml.safe_load(text))
+
+
+def build_recipe(data: Mapping[str, Any]) -> Recipe:
+    """Build a recipe from plain data, checking every key and type."""
+    values = dict(data)
+    for stage in ("pretrain", "finetune"):
+        if stage in values:
+            values[stage] = _build(Stage, values[stage], f"key of {stage}:")
+    if "labels" in values:
+        values["labels"] = tuple(values["labels"])
+    return _build(Recipe, values, "recipe key")
+
+
+def override_stage(recipe: Recipe, stage: str, settings: Mapping[str, Any]) -> Recipe:
+    """Return the recipe with some settings of one stage replaced.
+
+    Args:
+        recipe: The recipe to start from.
+        stage: "pretrain" or "finetune".
+        settings: New values by the field names of `Stage`; strings are converted.
+    """
+    values = asdict(getattr(recipe, stage)) | dict(settings)
+    return replace(recipe, **{stage: _build(Stage, values, f"key of {stage}:")})
+
+
+def _build(kind: type, values: Mapping[str, Any], what: str) -> Any:
+    types = {entry.name: entry.type for entry in fields(kind)}
+    converted = {}
+    for key, value in values.items():
+        if key not in types:
+            raise unknown_name(what, key, types)
+        converted[key] = _convert(key, value, types[key])
+    try:
+        return kind(**converted)
+    except TypeError as error:  # a required key is missing
+        raise InvalidSetting(f"incomplete recipe: {error}") from None
+
+
+def _convert(key: str, value: Any, kind: str) -> Any:
+    # YAML reads 3e-4 as a string, and the command line has nothing but strings.
+    convert = {"int": int, "float": float, "str": str}.get(kind)
+    if convert is None:
+        return value
+    try:
+        return convert(value)
+    except (TypeError, ValueError):
+        raise InvalidSetting(f"expected {key} to be of type {kind}, got {value!r}") from None

@@ -1,0 +1,215 @@
+"""What all training loops share: the loop itself, averaged weights, checkpoints and the log."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from dcpt.checkpoint import atomic_path
+from dcpt.data.synthetic import Batch
+from dcpt.errors import CheckpointMismatch, DcptError
+from dcpt.recipe import Stage
+
+CHECKPOINT_FILE, LOG_FILE = "checkpoint.pt", "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """The losses of one batch; scalars.
+
+    Attributes:
+        loss: What to call `backward` on.
+        pixel_loss: L1 of the pictures, with a graph.
+        class_loss: Classification loss, with a graph; None in plain fine-tuning.
+        accuracy: Share of degradations recognised, in [0, 1], detached; None likewise.
+    """
+
+    loss: Tensor
+    pixel_loss: Tensor
+    class_loss: Tensor | None = None
+    accuracy: Tensor | None = None
+
+    def metrics(self) -> dict[str, Tensor]:
+        """Return the numbers to log, detached."""
+        named = {"loss": self.loss, "pixel_loss": self.pixel_loss}
+        named |= {"class_loss": self.class_loss, "accuracy": self.accuracy}
+        return {name: value.detach() for name, value in named.items() if value is not None}
+
+
+class TrainingState:
+    """Everything that changes while training; saving and loading it resumes exactly.
+
+    Args:
+        model: The trained modules by name, "backbone" and possibly "head".
+        stage: Rates and decays.
+    """
+
+    def __init__(self, model: nn.ModuleDict, stage: Stage) -> None:
+        self.step = 0
+        self.model = model
+        self.ema = copy.deepcopy(model).requires_grad_(False).eval()
+        rates = {"backbone": (stage.lr, stage.weight_decay), "head": (stage.head_lr, stage.head_weight_decay)}
+        groups = [
+            {"params": list(module.parameters()), "lr": rates[name][0], "weight_decay": rates[name][1]}
+            for name, module in model.items()
+        ]
+        for group in groups:
+            group["initial_lr"] = group["lr"]
+        self.optimizer = torch.optim.AdamW(groups)
+        self.stage = stage
+
+    def update(self, loss: Tensor) -> None:
+        """Do one optimizer step on a loss, and move the averaged weights after it."""
+        loss.backward()
+        if self.stage.clip_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.stage.clip_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, group["initial_lr"], self.stage)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        # Young averages forget their random beginning faster than the final decay would.
+        decay = min(self.stage.ema_decay, self.step / (self.step + 10))
+        for average, weight in zip(self.ema.parameters(), self.model.parameters(), strict=True):
+            average.lerp_(weight.detach(), 1 - decay)
+
+    def save(self, folder: Path) -> None:
+        """Write the checkpoint of the run folder, atomically."""
+        buffer = io.BytesIO()  # torch.save to a path destroys the old file when it fails midway
+        torch.save(
+            {
+                "step": self.step,
+                "model": self.model.state_dict(),
+                "ema": self.ema.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            },
+            buffer,
+        )
+        with atomic_path(folder / CHECKPOINT_FILE) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
+
+    def load(self, folder: Path) -> bool:
+        """Take the state of the run folder, if it has one; return whether it had.
+
+        Raises:
+            CheckpointMismatch: If the checkpoint is damaged or of another network.
+        """
+        path = folder / CHECKPOINT_FILE
+        if not path.exists():
+            return False
+        try:
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            self.model.load_state_dict(saved["model"])
+            self.ema.load_state_dict(saved["ema"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.step = saved["step"]
+        except Exception as error:  # torch raises many kinds here
+            raise CheckpointMismatch(f"cannot resume from {path}: {str(error).splitlines()[0]}") from None
+        return True
+
+
+def learning_rate(step: int, peak: float, stage: Stage) -> float:
+    """Return the rate of a step: linear warm-up, then constant or a cosine down to `min_lr`."""
+    if step < stage.warmup_steps:
+        return peak * (step + 1) / stage.warmup_steps
+    if stage.schedule == "constant":
+        return peak
+    progress = (step - stage.warmup_steps) / max(1, stage.steps - stage.warmup_steps)
+    low = min(stage.min_lr, peak)
+    return low + (peak - low) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+
+
+def seeded(seed: int, create: Callable[[], nn.Module]) -> nn.Module:
+    """Create a module whose initial weights follow from the seed, leaving the global one alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return create()
+
+
+def run_training(
+    state: TrainingState,
+    stage: Stage,
+    batches: Callable[[int], Batch],
+    compute_step: Callable[[Batch], StepOutput],
+    folder: Path,
+    *,
+    publish: Callable[[], None],
+    checkpoint_every: int = 500,
+    log_every: int = 50,
+) -> None:
+    """Train to the end of the stage, resuming from the folder's checkpoint if there is one.
+
+    Args:
+        state: The modules and optimizer, freshly made.
+        stage: Length, rates and precision.
+        batches: Gives the batch of a step.
+        compute_step: Gives the losses of a batch.
+        folder: Run folder: gets `checkpoint.pt` and `metrics.jsonl` (one line per `log_every` steps).
+        publish: Called after each checkpoint, to write the model as users load it.
+        checkpoint_every: Steps between checkpoints.
+        log_every: Steps between log lines, over which they average.
+
+    Raises:
+        DcptError: If the loss is no longer finite; the last checkpoint is from before that.
+    """
+    if state.load(folder):
+        tqdm.write(f"resuming {folder} at step {state.step}")
+    keep_log_until(folder / LOG_FILE, state.step)
+    device = next(state.model.parameters()).device
+    window: list[dict[str, Tensor]] = []
+    started = time.perf_counter()
+    with tqdm(total=stage.steps, initial=state.step, unit="step", dynamic_ncols=True) as bar:
+        while state.step < stage.steps:
+            batch = batches(state.step)
+            with torch.autocast(device.type, torch.bfloat16, enabled=stage.precision == "bf16"):
+                output = compute_step(batch)
+            state.update(output.loss)
+            window.append(output.metrics())
+            bar.update()
+            last = state.step == stage.steps
+            if state.step % log_every == 0 or last:
+                row = average(window)
+                if not math.isfinite(row["loss"]):
+                    raise DcptError(
+                        f"the loss is no longer finite at step {state.step}; the last checkpoint in "
+                        f"{folder} is good: resume with a lower lr or with precision=fp32"
+                    )
+                seconds = (time.perf_counter() - started) / len(window)
+                append_log(folder / LOG_FILE, {"step": state.step, **row, "seconds_per_step": seconds})
+                bar.set_postfix({name: f"{value:.4f}" for name, value in row.items()})
+                window, started = [], time.perf_counter()
+            if state.step % checkpoint_every == 0 or last:
+                state.save(folder)
+                publish()
+
+
+def average(window: list[dict[str, Tensor]]) -> dict[str, float]:
+    """Return the mean of each number over a window of steps."""
+    return {name: torch.stack([row[name] for row in window]).float().mean().item() for name in window[0]}
+
+
+def append_log(path: Path, row: dict[str, float]) -> None:
+    """Add one JSON line to a log."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def keep_log_until(path: Path, step: int) -> None:
+    """Drop the lines of steps after `step`: they will be run, and logged, again."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
