@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from dcpt.backbones import Backbone, create_backbone
-from dcpt.checkpoint import load_model, save_model, write_json
+from dcpt.checkpoint import load_model, save_model
 from dcpt.data.crops import PackedCrops
 from dcpt.data.synthetic import Batch, SyntheticBatches
 from dcpt.errors import CheckpointMismatch
+from dcpt.files import write_json
 from dcpt.losses import l1_loss
 from dcpt.recipe import Recipe
 from dcpt.training import StepOutput, TrainingState, run_training, seeded

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from dcpt.backbones import Backbone, create_backbone
-from dcpt.checkpoint import save_model, write_json
+from dcpt.checkpoint import save_model
 from dcpt.data.crops import PackedCrops
 from dcpt.data.synthetic import Batch, SyntheticBatches
 from dcpt.errors import InvalidImage, InvalidSetting
+from dcpt.files import write_json
 from dcpt.heads import DegradationClassifier
 from dcpt.losses import focal_loss, l1_loss
 from dcpt.recipe import Recipe

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dcpt.checkpoint import atomic_path
 from dcpt.data.synthetic import Batch
+from dcpt.device import pick_device
 from dcpt.errors import CheckpointMismatch, DcptError
+from dcpt.files import atomic_path
 from dcpt.recipe import Stage
 
 CHECKPOINT_FILE, LOG_FILE = "checkpoint.pt", "metrics.jsonl"
@@ -191,6 +192,17 @@ def run_training(
             if state.step % checkpoint_every == 0 or last:
                 state.save(folder)
                 publish()
+
+
+def prepare_device(device: str | None) -> torch.device:
+    """Return the device to train on, tuned for it.
+
+    Raises:
+        InvalidSetting: If the device is unknown or absent.
+    """
+    # Young gains and small rates breed denormal numbers, which slow a CPU step by a fifth.
+    torch.set_flush_denormal(True)
+    return pick_device(device)
 
 
 def average(window: list[dict[str, Tensor]]) -> dict[str, float]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dcpt.checkpoint import write_tensors
 from dcpt.errors import DcptError, InvalidData
-from dcpt.image import IMAGE_SUFFIXES, open_image
+from dcpt.image import FORMAT_OF_SUFFIX, open_image
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def find_photographs(folders: Sequence[Path]) -> list[Path]:
     for folder in folders:
         if not folder.is_dir():
             raise InvalidData(f"expected a folder of photographs, found none at {folder}")
-    found = {path for folder in folders for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES}
+    found = {path for folder in folders for path in folder.rglob("*") if path.suffix.lower() in FORMAT_OF_SUFFIX}
     return sorted(found, key=lambda path: (path.name, str(path)))
 
 

@@ -8,6 +8,6 @@ from dcpt.degradations import weather as _weather  # noqa: F401
 from dcpt.degradations import mosaic as _mosaic  # noqa: F401
 from dcpt.degradations import light as _light  # noqa: F401
 from dcpt.degradations import masking as _masking  # noqa: F401
-from dcpt.degradations.base import apply_degradations, list_degradations, register_degradation
+from dcpt.degradations.base import apply_degradations, degrade, list_degradations, register_degradation
 
-__all__ = ["apply_degradations", "list_degradations", "register_degradation"]
+__all__ = ["apply_degradations", "degrade", "list_degradations", "register_degradation"]

@@ -10,12 +10,13 @@ The result has the shape of `gt` and lies in [0, 1]. The registered name is the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from dcpt.errors import InvalidImage, InvalidSetting
+from dcpt.image import read_picture
 from dcpt.registry import Registry
 
 Degradation = Callable[[Tensor, torch.Generator, Tensor], Tensor]
@@ -85,3 +86,26 @@ def uniform(generator: torch.Generator, *shape: int, low: float = 0.0, high: flo
 def per_picture(values: Tensor) -> Tensor:
     """View one number per picture, (B,), so that it broadcasts over (B, C, H, W)."""
     return values.view(-1, 1, 1, 1)
+
+
+def degrade(image: Any, *, seed: int = 0, **severities: float) -> Any:
+    """Degrade a picture of any kind: `dcpt.degrade(image, haze=0.6, noise=0.3)`.
+
+    Args:
+        image: As for `dcpt.restore`: a path, bytes, a PIL image, an array or a tensor.
+        seed: Seed of all randomness; the same seed gives the same picture.
+        **severities: Severity in [0, 1] by degradation name.
+
+    Returns:
+        The degraded picture, same size and kind as `image` (for a path, a PIL image).
+
+    Raises:
+        UnknownName: If a degradation does not exist.
+        InvalidImage: If it is not a readable picture.
+        InvalidSetting: If a severity is outside [0, 1], or none is given.
+    """
+    if not severities:
+        raise InvalidSetting(f"expected at least one degradation out of {', '.join(DEGRADATIONS)}")
+    gt, give_back = read_picture(image)
+    generator = torch.Generator(gt.device).manual_seed(seed)
+    return give_back(apply_degradations(gt, severities, generator))

@@ -1,0 +1,234 @@
+"""The command line: one verb, one short function. Heavy imports happen inside the verbs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dcpt.errors import DcptError, OutputError
+
+EXISTING = click.Path(path_type=Path)
+DEVICE = click.option("--device", help="cpu, cuda or mps; default: the fastest there is.")
+
+
+class Commands(click.Group):
+    """A group that turns a user's mistake into one line and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DcptError as error:
+            raise click.ClickException(" ".join(str(error).split())) from None
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="dcpt", prog_name="dcpt")
+def main() -> None:
+    """Restore photographs, whatever is wrong with them."""
+
+
+@main.command()
+@click.argument("path", type=EXISTING)
+@click.option("-o", "--output", required=True, type=EXISTING, help="Picture to write; a folder if PATH is one.")
+@click.option("--model", default="nafnet-small-10d", show_default=True, help="Name of weights or a model folder.")
+@DEVICE
+@click.option("--tile-size", default=1024, show_default=True, help="Larger pictures are processed in tiles.")
+@click.option("--overwrite", is_flag=True, help="Replace pictures that exist already.")
+def restore(path: Path, output: Path, model: str, device: str | None, tile_size: int, overwrite: bool) -> None:
+    """Restore the picture PATH, or every picture in the folder PATH."""
+    jobs = plan_outputs(path, output, overwrite=overwrite)
+    from dcpt.restoration import Restorer
+
+    restorer = Restorer(model, device=device, tile_size=tile_size)
+    run_jobs(jobs, restorer.restore)
+
+
+class DegradeCommand(click.Command):
+    """A command with one option per registered degradation, looked up when it is needed."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the declared options and one per degradation."""
+        from dcpt.degradations import list_degradations
+
+        options = [
+            click.Option([f"--{name.replace('_', '-')}", name], type=click.FloatRange(0, 1), metavar="SEVERITY")
+            for name in list_degradations()
+        ]
+        return [*super().get_params(ctx), *options]
+
+
+@main.command(cls=DegradeCommand)
+@click.argument("path", type=EXISTING)
+@click.option("-o", "--output", required=True, type=EXISTING, help="Picture to write; a folder if PATH is one.")
+@click.option("--seed", default=0, show_default=True, help="The same seed gives the same picture.")
+@click.option("--overwrite", is_flag=True, help="Replace pictures that exist already.")
+def degrade(path: Path, output: Path, seed: int, overwrite: bool, **severities: float | None) -> None:
+    """Degrade a picture, or every picture of a folder; severities from 0 (mild) to 1 (strong)."""
+    jobs = plan_outputs(path, output, overwrite=overwrite)
+    from dcpt.degradations import degrade
+
+    chosen = {name: severity for name, severity in severities.items() if severity is not None}
+    run_jobs(jobs, lambda source: degrade(source, seed=seed, **chosen))
+
+
+def plan_outputs(path: Path, output: Path, *, overwrite: bool) -> list[tuple[Path, Path]]:
+    """Pair each input picture with the file to write, before any work is done.
+
+    Raises:
+        InvalidImage: If there is no input.
+        OutputError: If a result would replace a file and `overwrite` is off.
+    """
+    from dcpt.data.crops import find_photographs
+    from dcpt.errors import InvalidImage
+    from dcpt.image import output_format
+
+    if not path.exists():
+        raise InvalidImage(f"expected a picture or a folder, found nothing at {path}")
+    if path.is_dir():
+        jobs = [(source, output / source.relative_to(path)) for source in find_photographs([path])]
+    else:
+        jobs = [(path, output / path.name if output.is_dir() else output)]
+    if not jobs:
+        raise InvalidImage(f"expected pictures in {path}, found none")
+    for source, target in jobs:
+        output_format(target)
+        if target.exists() and target.samefile(source):
+            raise OutputError(f"{target} is the input itself; choose another output")
+        if target.exists() and not overwrite:
+            raise OutputError(f"{target} exists; choose another output or add --overwrite")
+    return jobs
+
+
+def run_jobs(jobs: list[tuple[Path, Path]], process: Any) -> None:
+    """Process the pictures one by one; a broken one is reported and does not stop the rest."""
+    from tqdm import tqdm
+
+    from dcpt.image import write_image
+
+    failures = []
+    for source, target in tqdm(jobs, unit="picture", disable=len(jobs) == 1):
+        try:
+            write_image(process(source), target)
+        except DcptError as error:
+            failures.append(str(error))
+    if failures and len(jobs) == 1:
+        raise DcptError(failures[0])
+    for failure in failures:
+        click.echo(f"skipped: {failure}", err=True)
+    if failures:
+        raise DcptError(f"{len(failures)} of {len(jobs)} pictures could not be processed")
+
+
+@main.command(name="list")
+def list_command() -> None:
+    """List the weights that can be loaded by name."""
+    from dcpt.weights import WEIGHTS
+
+    for name in WEIGHTS:
+        click.echo(f"{name:28} {WEIGHTS[name].description}")
+
+
+@main.command()
+@click.argument("folders", nargs=-1, required=True, type=EXISTING)
+@click.option("-o", "--output", required=True, type=EXISTING, help="File to write, ending in .safetensors.")
+@click.option("--crop-size", default=256, show_default=True, help="Side of the crops in pixels.")
+def pack(folders: tuple[Path, ...], output: Path, crop_size: int) -> None:
+    """Pack folders of clean photographs into one file of crops, the fastest training data."""
+    from dcpt.data.crops import pack_crops
+
+    if output.suffix != ".safetensors":
+        raise OutputError(f"expected an output name ending in .safetensors, got {output.name}")
+    crops = pack_crops(folders, crop_size=crop_size)
+    crops.save(output)
+    click.echo(f"{len(crops.pixels)} crops of {len(crops.files)} photographs, manifest {crops.manifest_hash}")
+
+
+def training_options(command: Any) -> Any:
+    """Add the arguments and options that both training commands share."""
+    for option in (
+        click.argument("data", nargs=-1, required=True, type=EXISTING),
+        click.option("-o", "--output", required=True, type=EXISTING, help="Run folder; an unfinished run resumes."),
+        click.option("--recipe", default="small-10d", show_default=True, help="Name or file of a recipe."),
+        click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the recipe."),
+        DEVICE,
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@training_options
+def pretrain(data: tuple[Path, ...], output: Path, recipe: str, settings: tuple[str, ...], device: str | None) -> None:
+    """Pre-train backbone and classifier on DATA: folders of clean photographs, or a packed file."""
+    from dcpt.data.crops import load_crops
+    from dcpt.pretraining import pretrain
+    from dcpt.recipe import load_recipe, override_stage
+    from dcpt.training import prepare_device
+
+    chosen = override_stage(load_recipe(recipe), "pretrain", parse_settings(settings))
+    click.echo(pretrain(chosen, load_crops(data), output, device=prepare_device(device)))
+
+
+@main.command()
+@training_options
+@click.option("--from", "start", type=EXISTING, help="Model folder to start from, as pre-training wrote it.")
+def finetune(
+    data: tuple[Path, ...],
+    output: Path,
+    recipe: str,
+    settings: tuple[str, ...],
+    device: str | None,
+    start: Path | None,
+) -> None:
+    """Fine-tune a backbone for restoration on DATA: folders of clean photographs, or a packed file."""
+    from dcpt.data.crops import load_crops
+    from dcpt.finetuning import finetune
+    from dcpt.recipe import load_recipe, override_stage
+    from dcpt.training import prepare_device
+
+    chosen = override_stage(load_recipe(recipe), "finetune", parse_settings(settings))
+    click.echo(finetune(chosen, load_crops(data), output, start=start, device=prepare_device(device)))
+
+
+def parse_settings(settings: tuple[str, ...]) -> dict[str, str]:
+    """Split KEY=VALUE settings."""
+    for setting in settings:
+        if "=" not in setting:
+            raise DcptError(f"expected a setting as KEY=VALUE, got {setting!r}")
+    return {key: value for key, value in (setting.split("=", 1) for setting in settings)}
+
+
+@main.command()
+@click.argument("benchmark", type=click.Choice(["synthetic-10d"]))
+@click.option("--data", required=True, type=EXISTING, help="Folder of clean pictures of at least 256x256 pixels.")
+@click.option("--model", default="nafnet-small-10d", show_default=True, help="Name of weights or a model folder.")
+@click.option("--classify", is_flag=True, help="Evaluate the classifier of MODEL instead of the restoration.")
+@click.option("--limit", type=int, help="Use only the first pictures.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@DEVICE
+def evaluate(
+    benchmark: str, data: Path, model: str, classify: bool, limit: int | None, as_json: bool, device: str | None
+) -> None:
+    """Measure restoration, or recognition, of the ten degradations made from clean pictures."""
+    from dataclasses import asdict
+
+    from tqdm import tqdm
+
+    from dcpt.device import pick_device
+    from dcpt.evaluation import classify_synthetic, evaluate_synthetic, load_clean_pictures
+    from dcpt.hub import from_pretrained
+    from dcpt.restoration import Restorer
+
+    pictures = load_clean_pictures(data, limit=limit)
+    if classify:
+        pair = from_pretrained(model, with_head=True, device=pick_device(device))
+        report = classify_synthetic(*pair, pictures, progress=tqdm)
+    else:
+        report = evaluate_synthetic(Restorer(model, device=device).restore_batch, pictures, progress=tqdm)
+    if as_json:
+        click.echo(json.dumps(asdict(report), indent=2))
+    else:
+        click.echo(f"{model} on {len(pictures)} pictures; {report.protocol}\n\n{report.table()}")

@@ -1,0 +1,49 @@
+"""Trained models by name or folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, overload
+
+import torch
+
+from dcpt.backbones import Backbone
+from dcpt.checkpoint import CONFIG_FILE, load_model
+from dcpt.errors import CheckpointMismatch
+from dcpt.heads import DegradationClassifier
+from dcpt.weights import WEIGHTS
+
+
+@overload
+def from_pretrained(
+    name: str | Path, *, with_head: Literal[False] = False, device: torch.device | str | None = None
+) -> Backbone: ...
+@overload
+def from_pretrained(
+    name: str | Path, *, with_head: Literal[True], device: torch.device | str | None = None
+) -> tuple[Backbone, DegradationClassifier, tuple[str, ...]]: ...
+def from_pretrained(
+    name: str | Path, *, with_head: bool = False, device: torch.device | str | None = None
+) -> Backbone | tuple[Backbone, DegradationClassifier, tuple[str, ...]]:
+    """Load a trained model, in evaluation mode.
+
+    Args:
+        name: A name from `list_weights()`, or a folder written by training.
+        with_head: Also return the degradation classifier and the names of its classes, in the
+            order of its logits.
+        device: Where to put it; default the CPU.
+
+    Raises:
+        UnknownName: If there are no such weights.
+        CheckpointMismatch: If the files are damaged, or have no head and one was asked for.
+    """
+    folder = Path(name)
+    if not (folder / CONFIG_FILE).is_file():
+        folder = WEIGHTS[str(name)].folder
+    backbone, head, config = load_model(folder)
+    backbone = backbone.to(device)
+    if not with_head:
+        return backbone
+    if head is None:
+        raise CheckpointMismatch(f"expected weights with a classifier head, got {name}, which has none")
+    return backbone, head.to(device), tuple(config["head"]["labels"])

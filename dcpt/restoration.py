@@ -1,0 +1,90 @@
+"""Restore pictures: one call, any kind of picture, any size."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dcpt.backbones import Backbone
+from dcpt.device import pick_device
+from dcpt.hub import from_pretrained
+from dcpt.image import read_picture
+from dcpt.tiling import apply_tiled
+from dcpt.weights import DEFAULT_WEIGHTS
+
+
+class Restorer:
+    """A loaded network on a device, ready to restore many pictures.
+
+    Args:
+        model: Name of weights, a model folder, or a backbone.
+        device: "cpu", "cuda", "mps" or a torch device; default the fastest there is.
+        tile_size: Pictures with a longer side than this, in pixels, are processed in tiles.
+        overlap: Pixels that neighbouring tiles share.
+
+    Raises:
+        UnknownName: If there are no such weights.
+        CheckpointMismatch: If the weights are damaged.
+        InvalidSetting: If the device does not exist or the tiles are too small.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Backbone = DEFAULT_WEIGHTS,
+        *,
+        device: torch.device | str | None = None,
+        tile_size: int = 1024,
+        overlap: int = 64,
+    ) -> None:
+        self.device = pick_device(device)
+        backbone = model if isinstance(model, Backbone) else from_pretrained(model)
+        self.backbone = backbone.to(self.device).eval()
+        self.tile_size, self.overlap = tile_size, overlap
+
+    def restore(self, image: Any) -> Any:
+        """Restore one picture, or a batch in a tensor; see the function `restore`."""
+        pixels, give_back = read_picture(image)
+        return give_back(self.restore_batch(pixels))
+
+    @torch.inference_mode()
+    def restore_batch(self, lq: Tensor) -> Tensor:
+        """Restore pictures, (B, 3, H, W), RGB in [0, 1], of any size; the result is clamped to [0, 1]."""
+        restored = apply_tiled(
+            lambda tile: self.backbone(tile.to(self.device)),
+            lq,
+            multiple=self.backbone.size_multiple,
+            tile_size=self.tile_size,
+            overlap=self.overlap,
+        )
+        return restored.to(lq).clamp(0, 1)
+
+
+def restore(
+    image: Any, *, model: str | Path | Backbone = DEFAULT_WEIGHTS, device: torch.device | str | None = None
+) -> Any:
+    """Remove haze, rain, snow, noise, blur, compression, darkness, mosaics or scratches from a picture.
+
+    Args:
+        image: A path, the bytes of a file, a PIL image, an array (H, W[, 3 or 4]) or a tensor
+            ([B,] 3, H, W); floats in [0, 1], or integers of full range. Colour order is RGB.
+        model: Name of weights, a model folder, or a backbone. The default needs no download.
+        device: Where to compute; default the fastest there is.
+
+    Returns:
+        The restored picture, same size and kind as `image` (for a path, a PIL image).
+        Transparency is untouched, grey stays grey.
+
+    Raises:
+        InvalidImage: If it is not a readable picture.
+        UnknownName: If there is no such model.
+    """
+    return _restorer(model, device).restore(image)
+
+
+@functools.lru_cache(maxsize=2)
+def _restorer(model: str | Path | Backbone, device: torch.device | str | None) -> Restorer:
+    return Restorer(model, device=device)
