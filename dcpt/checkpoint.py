@@ -33,7 +33,6 @@ def save_model(
     backbone: Backbone,
     head: DegradationClassifier | None = None,
     *,
-    labels: tuple[str, ...] = (),
     dtype: torch.dtype = torch.float32,
     details: Mapping[str, Any] | None = None,
 ) -> None:
@@ -43,14 +42,13 @@ def save_model(
         folder: Gets `config.json`, `model.safetensors` and with a head `head.safetensors`.
         backbone: A network made by `create_backbone`.
         head: Its classifier.
-        labels: Class names in the order of the head's logits.
         dtype: Storage type; float16 halves the size and rounds to three digits.
         details: Anything else worth keeping in the config, such as the recipe.
     """
     config: dict[str, Any] = {"variant": backbone.variant, "overrides": backbone.overrides}
     write_tensors(folder / MODEL_FILE, {k: v.to(dtype) for k, v in backbone.state_dict().items()})
     if head is not None:
-        config["head"] = {"labels": list(labels), "expansion": head.expansion}
+        config["head"] = {"labels": list(head.labels), "expansion": head.expansion}
         write_tensors(folder / HEAD_FILE, {k: v.to(dtype) for k, v in head.state_dict().items()})
     write_json(folder / CONFIG_FILE, config | dict(details or {}))
 
@@ -69,8 +67,9 @@ def load_model(folder: Path) -> tuple[Backbone, DegradationClassifier | None, di
     load_weights(backbone, read_tensors(folder / MODEL_FILE), source=folder / MODEL_FILE)
     head = None
     if "head" in config:
+        labels = config["head"]["labels"]
         head = DegradationClassifier(
-            backbone.feature_channels, len(config["head"]["labels"]), expansion=config["head"]["expansion"]
+            backbone.feature_channels, len(labels), expansion=config["head"]["expansion"], labels=labels
         )
         load_weights(head, read_tensors(folder / HEAD_FILE), source=folder / HEAD_FILE)
         head.eval()

@@ -175,7 +175,6 @@ def evaluate_synthetic(
 def classify_synthetic(
     backbone: Backbone,
     head: DegradationClassifier,
-    labels: Sequence[str],
     pictures: Sequence[Tensor],
     *,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
@@ -184,15 +183,14 @@ def classify_synthetic(
 
     Args:
         backbone: Gives the features.
-        head: Gives the logits.
-        labels: Class names in the order of the logits.
+        head: Gives the logits; its `labels` name the classes.
         pictures: Clean pictures from `load_clean_pictures`.
         progress: Wraps the loop over classes, such as `tqdm`.
     """
     device = next(backbone.parameters()).device
-    counts = [[0] * len(labels) for _ in labels]
-    for true, name in enumerate(progress(labels)):
+    counts = [[0] * head.num_classes for _ in head.labels]
+    for true, name in enumerate(progress(head.labels)):
         for index, gt in enumerate(pictures):
             lq = degrade_frozen(gt, name, index).to(device)
             counts[true][head(backbone(lq, hook=True)).argmax().item()] += 1
-    return Confusion(PROTOCOL, tuple(labels), counts)
+    return Confusion(PROTOCOL, head.labels, counts)

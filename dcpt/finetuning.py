@@ -75,9 +75,8 @@ def finetune(
         return finetune_step(backbone, batch.lq, batch.gt)
 
     def publish() -> None:
-        save_model(
-            folder / "model", state.ema["backbone"], details=details | {"stage": "finetune", "step": state.step}
-        )
+        progress = {"stage": "finetune", "step": state.step}
+        save_model(folder / "model", state.ema["backbone"], details=details | progress)
 
     batches = SyntheticBatches(crops.to(device), recipe, stage)
     run_training(state, stage, batches, compute, folder, publish=publish)

@@ -21,16 +21,16 @@ def from_pretrained(
 @overload
 def from_pretrained(
     name: str | Path, *, with_head: Literal[True], device: torch.device | str | None = None
-) -> tuple[Backbone, DegradationClassifier, tuple[str, ...]]: ...
+) -> tuple[Backbone, DegradationClassifier]: ...
 def from_pretrained(
     name: str | Path, *, with_head: bool = False, device: torch.device | str | None = None
-) -> Backbone | tuple[Backbone, DegradationClassifier, tuple[str, ...]]:
+) -> Backbone | tuple[Backbone, DegradationClassifier]:
     """Load a trained model, in evaluation mode.
 
     Args:
         name: A name from `list_weights()`, or a folder written by training.
-        with_head: Also return the degradation classifier and the names of its classes, in the
-            order of its logits.
+        with_head: Return the pair of backbone and degradation classifier; its `labels` name the
+            classes.
         device: Where to put it; default the CPU.
 
     Raises:
@@ -40,10 +40,10 @@ def from_pretrained(
     folder = Path(name)
     if not (folder / CONFIG_FILE).is_file():
         folder = WEIGHTS[str(name)].folder
-    backbone, head, config = load_model(folder)
+    backbone, head, _ = load_model(folder)
     backbone = backbone.to(device)
     if not with_head:
         return backbone
     if head is None:
         raise CheckpointMismatch(f"expected weights with a classifier head, got {name}, which has none")
-    return backbone, head.to(device), tuple(config["head"]["labels"])
+    return backbone, head.to(device)

@@ -97,7 +97,10 @@ def pretrain(recipe: Recipe, crops: PackedCrops, folder: Path, *, device: torch.
     head = seeded(
         recipe.seed + 1,
         lambda: DegradationClassifier(
-            backbone.feature_channels, len(recipe.labels), expansion=recipe.head_expansion
+            backbone.feature_channels,
+            len(recipe.labels),
+            expansion=recipe.head_expansion,
+            labels=recipe.labels,
         ),
     )
     state = TrainingState(nn.ModuleDict({"backbone": backbone, "head": head}).to(device), stage)
@@ -108,11 +111,8 @@ def pretrain(recipe: Recipe, crops: PackedCrops, folder: Path, *, device: torch.
         return dcpt_pretrain_step(backbone, head, batch.lq, batch.gt, batch.label)
 
     def publish() -> None:
-        average, average_head = state.ema["backbone"], state.ema["head"]
-        save_model(
-            folder / "model", average, average_head, labels=recipe.labels,
-            details=details | {"stage": "pretrain", "step": state.step},
-        )
+        progress = {"stage": "pretrain", "step": state.step}
+        save_model(folder / "model", state.ema["backbone"], state.ema["head"], details=details | progress)
 
     batches = SyntheticBatches(crops.to(device), recipe, stage)
     run_training(state, stage, batches, compute, folder, publish=publish)

@@ -14,6 +14,10 @@ from dcpt.recipe import CLEAN, Recipe, Stage
 
 MIXED = -1  # label of a picture with several degradations
 
+# Patches are degraded with this margin, in pixels, which is then cut off: the longest blur
+# kernels reach 15 pixels, and a border of repeated pixels is nothing a photograph has.
+MARGIN = 16
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -56,7 +60,8 @@ class SyntheticBatches:
         seed = (self.seed * 0x9E3779B1 + step) % 2**63
         generator = torch.Generator(self.device).manual_seed(seed)
         choices = torch.Generator().manual_seed(seed)  # on the CPU: choices steer the program
-        gt = sample_patches(self.crops, self.stage.batch_size, self.stage.patch_size, generator)
+        size = self.stage.patch_size + 2 * MARGIN
+        gt = sample_patches(self.crops, self.stage.batch_size, size, generator)
         severity = uniform(generator, len(gt))
         label = self._draw_labels(choices)
         lq = gt.clone()
@@ -65,7 +70,8 @@ class SyntheticBatches:
             chain = self._draw_chain(index, choices)
             severities = {name: severity[members] * share for name, share in chain.items()}
             lq[members] = apply_degradations(gt[members], severities, generator)
-        return Batch((lq * 255).round() / 255, gt, label.to(self.device))
+        lq, gt = (x[..., MARGIN:-MARGIN, MARGIN:-MARGIN] for x in ((lq * 255).round() / 255, gt))
+        return Batch(lq, gt, label.to(self.device))
 
     def _draw_labels(self, choices: torch.Generator) -> Tensor:
         count, stage = self.stage.batch_size, self.stage

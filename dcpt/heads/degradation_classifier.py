@@ -37,8 +37,6 @@ class Bottleneck(nn.Module):
         self.conv1 = NormalizedConv(channels, hidden, 1)
         self.conv2 = NormalizedConv(hidden, hidden, 3)
         self.conv3 = NormalizedConv(hidden, channels, 1)
-        # Starts as the identity (Goyal et al. 2017, section 5.1): learns faster from scratch.
-        nn.init.zeros_(self.conv3.norm.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.conv1(x))
@@ -54,19 +52,29 @@ class DegradationClassifier(nn.Module):
         num_classes: Number of degradations told apart.
         expansion: Hidden width of a bottleneck relative to its feature; 2 in the paper
             (49 M parameters for the official NAFNet), less for a light head.
+        labels: Names of the classes in the order of the logits, if they have names.
+
+    Raises:
+        InvalidSetting: If there are fewer than two classes, not as many labels, or no width.
     """
 
     def __init__(
-        self, feature_channels: Sequence[int], num_classes: int, *, expansion: float = 2.0
+        self,
+        feature_channels: Sequence[int],
+        num_classes: int,
+        *,
+        expansion: float = 2.0,
+        labels: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if num_classes < 2 or expansion <= 0:
-            raise InvalidSetting(
-                f"expected num_classes >= 2 and expansion > 0, got {num_classes} and {expansion}"
-            )
+            raise InvalidSetting(f"expected num_classes >= 2 and expansion > 0, got {num_classes} and {expansion}")
+        if labels and len(labels) != num_classes:
+            raise InvalidSetting(f"expected {num_classes} labels, got {len(labels)}: {', '.join(labels)}")
         self.feature_channels = tuple(feature_channels)
         self.num_classes = num_classes
         self.expansion = expansion
+        self.labels = tuple(labels)
 
         def bottlenecks(channels: int) -> nn.Sequential:
             hidden = max(1, round(expansion * channels))

@@ -1,0 +1,136 @@
+"""Every kind of picture comes back as its own kind, and nothing in it is lost."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from conftest import as_uint8, make_picture
+from PIL import Image
+
+from dcpt.errors import InvalidImage, OutputError
+from dcpt.image import open_image, read_picture, write_image
+
+
+def unchanged(image):
+    pixels, give_back = read_picture(image)
+    assert pixels.dtype == torch.float32 and pixels.ndim == 4 and pixels.shape[1] == 3
+    return give_back(pixels)
+
+
+def random_array(*shape, dtype=np.uint8, high=256):
+    return np.random.default_rng(0).integers(0, high, shape).astype(dtype)
+
+
+@pytest.mark.parametrize("mode, shape", [("L", (9, 7)), ("RGB", (9, 7, 3)), ("RGBA", (9, 7, 4))])
+def test_pil_pictures_pass_through_exactly(mode, shape):
+    image = Image.fromarray(random_array(*shape))
+    result = unchanged(image)
+    assert result.mode == mode and result.tobytes() == image.tobytes()
+
+
+def test_sixteen_bit_grey_stays_sixteen_bit():
+    image = Image.fromarray(random_array(9, 7, dtype=np.uint16, high=65536))
+    result = unchanged(image)
+    assert result.mode == "I;16" and np.array_equal(np.asarray(result), np.asarray(image))
+
+
+@pytest.mark.parametrize("mode", ["P", "CMYK", "1", "LA"])
+def test_other_modes_keep_their_look(mode):
+    image = Image.fromarray(random_array(9, 7, 3)).convert(mode)
+    opaque = image.convert("RGBA") if mode == "LA" else image.convert("RGB")
+    assert unchanged(image).convert(opaque.mode).tobytes() == opaque.tobytes()
+
+
+@pytest.mark.parametrize("dtype, high", [(np.uint8, 256), (np.uint16, 65536)])
+@pytest.mark.parametrize("shape", [(5, 6), (5, 6, 3), (5, 6, 4)])
+def test_integer_arrays_pass_through_exactly(dtype, high, shape):
+    array = random_array(*shape, dtype=dtype, high=high)
+    result = unchanged(array)
+    assert result.dtype == dtype and np.array_equal(result, array)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_float_arrays_pass_through(dtype):
+    array = np.random.default_rng(0).random((5, 6, 3)).astype(dtype)
+    result = unchanged(array)
+    assert result.dtype == dtype and np.allclose(result, array, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 6), (2, 3, 5, 6)])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float16])
+def test_tensors_pass_through(shape, dtype):
+    tensor = (torch.rand(shape) * (255 if dtype == torch.uint8 else 1)).to(dtype)
+    result = unchanged(tensor)
+    assert result.dtype == dtype and torch.equal(result, tensor)
+
+
+def test_non_contiguous_tensors_are_taken():
+    tensor = torch.rand(5, 6, 3).permute(2, 0, 1)
+    assert torch.equal(unchanged(tensor), tensor)
+
+
+def test_bytes_come_back_in_their_format():
+    buffer = io.BytesIO()
+    Image.fromarray(as_uint8(make_picture())).save(buffer, "png")
+    result = unchanged(buffer.getvalue())
+    assert isinstance(result, bytes)
+    assert Image.open(io.BytesIO(result)).format == "PNG"
+    assert Image.open(io.BytesIO(result)).tobytes() == Image.open(buffer).tobytes()
+
+
+def test_pictures_are_turned_upright_once_and_keep_exif_and_profile(tmp_path):
+    image = Image.fromarray(random_array(8, 16, 3))
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "a camera"  # orientation: turn by 270 degrees; maker
+    image.save(tmp_path / "in.jpg", exif=exif, icc_profile=b"a profile", quality=100, subsampling=0)
+    result = unchanged(tmp_path / "in.jpg")
+    assert result.size == (8, 16)
+    write_image(result, tmp_path / "out.jpg")
+    written = Image.open(tmp_path / "out.jpg")
+    assert written.size == (8, 16)
+    assert written.getexif().get(0x0112, 1) == 1
+    assert written.getexif()[0x010F] == "a camera"
+    assert written.info["icc_profile"] == b"a profile"
+
+
+@pytest.mark.parametrize(
+    "image, message",
+    [
+        (np.zeros((5, 6, 2), np.uint8), "expected an array"),
+        (np.zeros((0, 6, 3), np.uint8), "expected an array"),
+        (np.zeros((5, 6, 3), np.int32), "uint8, uint16 or floats"),
+        (np.full((5, 6, 3), 200.0), "divide 8-bit values by 255"),
+        (np.full((5, 6, 3), np.nan), r"values in \[0, 1\]"),
+        (torch.zeros(1, 5, 6), "expected a tensor"),
+        (torch.zeros(3, 5, 6, dtype=torch.int64), "uint8 or floats"),
+        (b"", "the bytes given"),
+        (b"%!PS-Adobe EPSF", "got something else"),
+        (42, "got int"),
+        (Image.new("F", (5, 6)), "mode F"),
+    ],
+)
+def test_what_is_no_picture_is_refused(image, message):
+    with pytest.raises(InvalidImage, match=message):
+        read_picture(image)
+
+
+def test_bombs_and_truncated_files_are_refused(tmp_path, monkeypatch):
+    Image.fromarray(random_array(200, 200, 3)).save(tmp_path / "whole.png")
+    data = (tmp_path / "whole.png").read_bytes()
+    with pytest.raises(InvalidImage, match="cannot read"):
+        open_image(data[: len(data) // 2])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30_000)
+    with pytest.raises(InvalidImage, match="at most 30000 pixels"):
+        open_image(tmp_path / "whole.png")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    target = tmp_path / "out.jpg"
+    target.write_bytes(b"old")
+    with pytest.raises(OutputError, match="RGBA as JPEG"):
+        write_image(Image.new("RGBA", (4, 4)), target)
+    with pytest.raises(OutputError, match="ending in one of"):
+        write_image(Image.new("RGB", (4, 4)), tmp_path / "out.xyz")
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]

@@ -1,0 +1,33 @@
+"""Importing the package and asking for help must cost nothing."""
+
+import subprocess
+import sys
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_import_loads_no_torch_and_opens_nothing():
+    out = run(
+        "import sys\n"
+        "import importlib, typing\n"
+        "events = []\n"
+        "def watch(event, arguments):\n"
+        "    own = event == 'open' and not str(arguments[0]).endswith(('.py', '.pyc')) and 'dcpt' in str(arguments[0])\n"
+        "    if own or event.startswith('socket.'): events.append((event, str(arguments)))\n"
+        "sys.addaudithook(watch)\n"
+        "import dcpt\n"
+        "print([m for m in ('torch', 'numpy', 'PIL', 'huggingface_hub', 'click') if m in sys.modules], events)"
+    )
+    assert out.strip() == "[] []"
+
+
+def test_the_command_line_shows_its_help_without_torch():
+    out = run(
+        "import sys\n"
+        "from dcpt.cli import main\n"
+        "main(['--help'], standalone_mode=False)\n"
+        "print('torch' in sys.modules)"
+    )
+    assert "restore" in out and out.strip().endswith("False")

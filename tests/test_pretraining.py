@@ -1,0 +1,95 @@
+"""The step's variants, the losses, and the head on its own."""
+
+import math
+
+import pytest
+import torch
+
+from dcpt.backbones import create_backbone
+from dcpt.errors import InvalidImage, InvalidSetting
+from dcpt.heads import DegradationClassifier
+from dcpt.losses import cross_entropy_loss, focal_loss, l1_loss
+from dcpt.pretraining import dcpt_pretrain_step
+
+
+@pytest.fixture
+def pair():
+    torch.manual_seed(0)
+    backbone = create_backbone("nafnet_test")
+    return backbone, DegradationClassifier(backbone.feature_channels, 4)
+
+
+def batch():
+    generator = torch.Generator().manual_seed(1)
+    gt = torch.rand(4, 3, 32, 32, generator=generator)
+    return gt * 0.5, gt, torch.tensor([0, 1, 2, 3])
+
+
+def test_focal_loss_equals_the_formula():
+    logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 0.0, 0.0]])
+    p = [math.exp(2) / (math.exp(2) + 1 + math.exp(-1)), 1 / 3]
+    expected = sum(-((1 - q) ** 2) * math.log(q) for q in p) / 2
+    assert focal_loss(logits, torch.tensor([0, 1])).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_focal_loss_without_focus_is_the_cross_entropy():
+    logits, label = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 1, 0])
+    assert torch.allclose(focal_loss(logits, label, gamma=0), cross_entropy_loss(logits, label))
+
+
+def test_the_step_sums_its_losses_and_touches_no_gradient(pair):
+    backbone, head = pair
+    lq, gt, label = batch()
+    output = dcpt_pretrain_step(backbone, head, lq, gt, label, class_weight=0.5)
+    assert torch.allclose(output.loss, output.pixel_loss + 0.5 * output.class_loss)
+    assert torch.allclose(output.pixel_loss, l1_loss(backbone(gt), gt))
+    assert 0 <= output.accuracy <= 1 and not output.accuracy.requires_grad
+    assert all(p.grad is None for p in backbone.parameters())
+
+
+def test_direct_training_feeds_the_degraded_picture(pair):
+    backbone, head = pair
+    lq, gt, label = batch()
+    output = dcpt_pretrain_step(backbone, head, lq, gt, label, clean_input=False)
+    assert torch.allclose(output.pixel_loss, l1_loss(backbone(lq), gt))
+
+
+def test_the_step_refuses_batches_that_do_not_fit(pair):
+    lq, gt, label = batch()
+    with pytest.raises(InvalidImage, match="one label per picture"):
+        dcpt_pretrain_step(*pair, lq, gt[:2], label)
+
+
+def test_the_method_learns_to_tell_two_degradations_apart(pair):
+    backbone, head = pair
+    generator = torch.Generator().manual_seed(3)
+    optimizer = torch.optim.AdamW([*backbone.parameters(), *head.parameters()], lr=3e-3)
+    accuracy = []
+    for _ in range(60):
+        gt = torch.rand(8, 3, 1, 1, generator=generator).expand(-1, -1, 16, 16).contiguous()
+        label = torch.arange(8) % 2
+        noise = 0.2 * torch.randn(gt.shape, generator=generator)
+        lq = gt + noise * label.view(-1, 1, 1, 1)
+        output = dcpt_pretrain_step(backbone, head, lq, gt, label)
+        output.loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        accuracy.append(output.accuracy.item())
+    assert sum(accuracy[-10:]) / 10 > 0.9
+
+
+def test_the_head_shrinks_features_that_do_not_shrink_themselves():
+    head = DegradationClassifier((8, 8, 8), 5)
+    assert head([torch.rand(2, 8, 16, 16)] * 3).shape == (2, 5)
+
+
+def test_the_head_refuses_impossible_settings():
+    with pytest.raises(InvalidSetting, match="num_classes >= 2"):
+        DegradationClassifier((8,), 1)
+
+
+def test_a_narrow_head_has_fewer_parameters():
+    def count(expansion):
+        return sum(p.numel() for p in DegradationClassifier((64, 128), 5, expansion=expansion).parameters())
+
+    assert count(0.5) < count(1) < count(2)
