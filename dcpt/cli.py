@@ -152,6 +152,7 @@ def training_options(command: Any) -> Any:
         click.argument("data", nargs=-1, required=True, type=EXISTING),
         click.option("-o", "--output", required=True, type=EXISTING, help="Run folder; an unfinished run resumes."),
         click.option("--recipe", default="small-10d", show_default=True, help="Name or file of a recipe."),
+        click.option("--from", "start", type=EXISTING, help="Model folder with the backbone to start from."),
         click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the recipe."),
         DEVICE,
     ):
@@ -161,7 +162,14 @@ def training_options(command: Any) -> Any:
 
 @main.command()
 @training_options
-def pretrain(data: tuple[Path, ...], output: Path, recipe: str, settings: tuple[str, ...], device: str | None) -> None:
+def pretrain(
+    data: tuple[Path, ...],
+    output: Path,
+    recipe: str,
+    settings: tuple[str, ...],
+    start: Path | None,
+    device: str | None,
+) -> None:
     """Pre-train backbone and classifier on DATA: folders of clean photographs, or a packed file."""
     from dcpt.data.crops import load_crops
     from dcpt.pretraining import pretrain
@@ -169,19 +177,18 @@ def pretrain(data: tuple[Path, ...], output: Path, recipe: str, settings: tuple[
     from dcpt.training import prepare_device
 
     chosen = override_stage(load_recipe(recipe), "pretrain", parse_settings(settings))
-    click.echo(pretrain(chosen, load_crops(data), output, device=prepare_device(device)))
+    click.echo(pretrain(chosen, load_crops(data), output, start=start, device=prepare_device(device)))
 
 
 @main.command()
 @training_options
-@click.option("--from", "start", type=EXISTING, help="Model folder to start from, as pre-training wrote it.")
 def finetune(
     data: tuple[Path, ...],
     output: Path,
     recipe: str,
     settings: tuple[str, ...],
-    device: str | None,
     start: Path | None,
+    device: str | None,
 ) -> None:
     """Fine-tune a backbone for restoration on DATA: folders of clean photographs, or a packed file."""
     from dcpt.data.crops import load_crops

@@ -7,15 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dcpt.backbones import Backbone, create_backbone
-from dcpt.checkpoint import load_model, save_model
+from dcpt.backbones import Backbone
+from dcpt.checkpoint import save_model
 from dcpt.data.crops import PackedCrops
 from dcpt.data.synthetic import Batch, SyntheticBatches
-from dcpt.errors import CheckpointMismatch
 from dcpt.files import write_json
 from dcpt.losses import l1_loss
 from dcpt.recipe import Recipe
-from dcpt.training import StepOutput, TrainingState, run_training, seeded
+from dcpt.training import StepOutput, TrainingState, run_training, start_backbone
 
 
 def finetune_step(backbone: Backbone, lq: Tensor, gt: Tensor) -> StepOutput:
@@ -59,14 +58,7 @@ def finetune(
         CheckpointMismatch: If `start` is damaged or of another backbone.
     """
     stage, device = recipe.finetune, torch.device(device)
-    backbone = seeded(recipe.seed, lambda: create_backbone(recipe.backbone))
-    if start is not None:
-        pretrained, _, config = load_model(start)
-        if config["variant"] != recipe.backbone:
-            raise CheckpointMismatch(
-                f"expected a {recipe.backbone} to start from, got a {config['variant']} in {start}"
-            )
-        backbone.load_state_dict(pretrained.state_dict())
+    backbone = start_backbone(recipe, start)
     state = TrainingState(nn.ModuleDict({"backbone": backbone}).to(device), stage)
     details = {"recipe": recipe.as_dict(), "data_manifest": crops.manifest_hash}
     write_json(folder / "recipe.json", details)

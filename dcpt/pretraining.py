@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dcpt.backbones import Backbone, create_backbone
+from dcpt.backbones import Backbone
 from dcpt.checkpoint import save_model
 from dcpt.data.crops import PackedCrops
 from dcpt.data.synthetic import Batch, SyntheticBatches
@@ -20,7 +20,7 @@ from dcpt.files import write_json
 from dcpt.heads import DegradationClassifier
 from dcpt.losses import focal_loss, l1_loss
 from dcpt.recipe import Recipe
-from dcpt.training import StepOutput, TrainingState, run_training, seeded
+from dcpt.training import StepOutput, TrainingState, run_training, seeded, start_backbone
 
 
 def dcpt_pretrain_step(
@@ -73,7 +73,14 @@ def dcpt_pretrain_step(
     return StepOutput(pixel_loss + class_weight * class_loss, pixel_loss, class_loss, accuracy)
 
 
-def pretrain(recipe: Recipe, crops: PackedCrops, folder: Path, *, device: torch.device | str = "cpu") -> Path:
+def pretrain(
+    recipe: Recipe,
+    crops: PackedCrops,
+    folder: Path,
+    *,
+    start: Path | None = None,
+    device: torch.device | str = "cpu",
+) -> Path:
     """Pre-train the recipe's backbone and head on clean photographs degraded on the fly.
 
     Interrupt it at will: calling it again with the same folder resumes exactly.
@@ -82,6 +89,7 @@ def pretrain(recipe: Recipe, crops: PackedCrops, folder: Path, *, device: torch.
         recipe: Backbone, labels and the settings in `recipe.pretrain`.
         crops: Clean photographs.
         folder: Run folder; `recipe.json`, `metrics.jsonl`, `checkpoint.pt` and `model/` appear there.
+        start: Model folder whose backbone to start from; None starts from random weights.
         device: Where to train; data is prepared there too.
 
     Returns:
@@ -89,11 +97,12 @@ def pretrain(recipe: Recipe, crops: PackedCrops, folder: Path, *, device: torch.
 
     Raises:
         InvalidSetting: If the recipe asks for mixed degradations, which have no class.
+        CheckpointMismatch: If `start` is damaged or of another backbone.
     """
     stage, device = recipe.pretrain, torch.device(device)
     if stage.mixed_share:
         raise InvalidSetting("expected mixed_share 0 in pre-training: a mixture has no single class")
-    backbone = seeded(recipe.seed, lambda: create_backbone(recipe.backbone))
+    backbone = start_backbone(recipe, start)
     head = seeded(
         recipe.seed + 1,
         lambda: DegradationClassifier(

@@ -10,16 +10,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from dcpt.backbones import Backbone, create_backbone
+from dcpt.checkpoint import load_model
 from dcpt.data.synthetic import Batch
 from dcpt.device import pick_device
 from dcpt.errors import CheckpointMismatch, DcptError
 from dcpt.files import atomic_path
-from dcpt.recipe import Stage
+from dcpt.recipe import Recipe, Stage
 
 CHECKPOINT_FILE, LOG_FILE = "checkpoint.pt", "metrics.jsonl"
 
@@ -59,14 +62,7 @@ class TrainingState:
         self.step = 0
         self.model = model
         self.ema = copy.deepcopy(model).requires_grad_(False).eval()
-        rates = {"backbone": (stage.lr, stage.weight_decay), "head": (stage.head_lr, stage.head_weight_decay)}
-        groups = [
-            {"params": list(module.parameters()), "lr": rates[name][0], "weight_decay": rates[name][1]}
-            for name, module in model.items()
-        ]
-        for group in groups:
-            group["initial_lr"] = group["lr"]
-        self.optimizer = torch.optim.AdamW(groups)
+        self.optimizer = torch.optim.AdamW([{"params": list(module.parameters())} for module in model.values()])
         self.stage = stage
 
     def update(self, loss: Tensor) -> None:
@@ -74,8 +70,7 @@ class TrainingState:
         loss.backward()
         if self.stage.clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.stage.clip_norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, group["initial_lr"], self.stage)
+        self._set_rates()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
@@ -83,6 +78,14 @@ class TrainingState:
         decay = min(self.stage.ema_decay, self.step / (self.step + 10))
         for average, weight in zip(self.ema.parameters(), self.model.parameters(), strict=True):
             average.lerp_(weight.detach(), 1 - decay)
+
+    def _set_rates(self) -> None:
+        # At every step and from the stage, so that a resumed run obeys the settings it was given.
+        stage = self.stage
+        peaks = {"backbone": (stage.lr, stage.weight_decay), "head": (stage.head_lr, stage.head_weight_decay)}
+        for group, name in zip(self.optimizer.param_groups, self.model, strict=True):
+            peak, group["weight_decay"] = peaks[name]
+            group["lr"] = learning_rate(self.step, peak, stage)
 
     def save(self, folder: Path) -> None:
         """Write the checkpoint of the run folder, atomically."""
@@ -130,7 +133,27 @@ def learning_rate(step: int, peak: float, stage: Stage) -> float:
     return low + (peak - low) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
 
 
-def seeded(seed: int, create: Callable[[], nn.Module]) -> nn.Module:
+def start_backbone(recipe: Recipe, start: Path | None) -> Backbone:
+    """Create the recipe's backbone, with the weights of the model folder `start` if there is one.
+
+    Raises:
+        CheckpointMismatch: If `start` is damaged or of another backbone.
+    """
+    backbone = seeded(recipe.seed, lambda: create_backbone(recipe.backbone))
+    if start is not None:
+        trained, _, config = load_model(start)
+        if config["variant"] != recipe.backbone:
+            raise CheckpointMismatch(
+                f"expected a {recipe.backbone} to start from, got a {config['variant']} in {start}"
+            )
+        backbone.load_state_dict(trained.state_dict())
+    return backbone
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def seeded(seed: int, create: Callable[[], M]) -> M:
     """Create a module whose initial weights follow from the seed, leaving the global one alone."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)

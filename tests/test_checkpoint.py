@@ -1,0 +1,98 @@
+"""Model folders: written whole, loaded strictly, damage named."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dcpt.checkpoint import load_model, save_model
+from dcpt.errors import CheckpointMismatch, OutputError, UnknownName
+from dcpt.files import atomic_path
+from dcpt.hub import from_pretrained
+
+
+@pytest.fixture
+def folder(model_folder, tmp_path):
+    return shutil.copytree(model_folder, tmp_path / "model")
+
+
+def test_a_model_comes_back_as_it_was_saved(folder, tmp_path, picture):
+    backbone, head, config = load_model(folder)
+    save_model(tmp_path / "again", backbone, head)
+    again, again_head, again_config = load_model(tmp_path / "again")
+    x = picture.unsqueeze(0)
+    assert torch.equal(backbone(x), again(x))
+    assert torch.equal(head(backbone(x, hook=True)), again_head(again(x, hook=True)))
+    assert config == again_config and not again.training
+
+
+def test_half_precision_files_are_half_as_large_and_load_as_float32(folder, tmp_path):
+    backbone, _, _ = load_model(folder)
+    save_model(tmp_path / "half", backbone, dtype=torch.float16)
+    sizes = [(path / "model.safetensors").stat().st_size for path in (folder, tmp_path / "half")]
+    assert sizes[1] < 0.75 * sizes[0]
+    assert {p.dtype for p in load_model(tmp_path / "half")[0].parameters()} == {torch.float32}
+
+
+def damage(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda t: t.pop("intro.bias"), "missing intro.bias"),
+        (lambda t: t.update(extra=torch.zeros(1)), "unexpected extra"),
+        (lambda t: t.update({"intro.bias": torch.zeros(9)}), r"intro.bias is \(9,\) instead of \(8,\)"),
+        (lambda t: t["intro.bias"].fill_(float("nan")), "intro.bias has values that are not finite"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_by_name(folder, change, message):
+    damage(folder, change)
+    with pytest.raises(CheckpointMismatch, match=message):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "head.safetensors"])
+@pytest.mark.parametrize("content", [None, b"", b"{half"])
+def test_missing_and_damaged_files_are_refused(folder, name, content):
+    (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
+    with pytest.raises(CheckpointMismatch):
+        load_model(folder)
+
+
+def test_a_config_of_an_unknown_network_is_refused(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"variant": "vit"}))
+    with pytest.raises(CheckpointMismatch, match="unknown backbone 'vit'"):
+        load_model(folder)
+
+
+def test_unknown_weights_and_missing_heads_are_named(folder, tmp_path):
+    with pytest.raises(UnknownName, match="'nafnet-smal-10d'; did you mean 'nafnet-small-10d'"):
+        from_pretrained("nafnet-smal-10d")
+    backbone, _, _ = load_model(folder)
+    save_model(tmp_path / "headless", backbone)
+    with pytest.raises(CheckpointMismatch, match="has none"):
+        from_pretrained(tmp_path / "headless", with_head=True)
+
+
+def test_a_failing_write_leaves_the_old_file_and_no_rubbish(tmp_path):
+    target = tmp_path / "file.bin"
+    target.write_bytes(b"old")
+    with pytest.raises(ZeroDivisionError), atomic_path(target) as temporary:
+        temporary.write_bytes(b"new, half")
+        raise ZeroDivisionError
+    with pytest.raises(OutputError, match="cannot write"), atomic_path(target) as temporary:
+        raise OSError(28, "No space left on device")
+    assert target.read_bytes() == b"old" and list(tmp_path.iterdir()) == [target]
+
+
+def test_nothing_can_be_written_below_a_file(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OutputError, match="cannot write"), atomic_path(tmp_path / "file" / "x"):
+        pass

@@ -1,0 +1,173 @@
+"""The commands as users type them; a mistake is one line and a non-zero exit, and harms nothing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import as_uint8, make_picture
+from PIL import Image
+
+from dcpt.cli import main
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def photo(tmp_path):
+    Image.fromarray(as_uint8(make_picture(40, 50))).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def test_restore_writes_the_picture(photo, model_folder, tmp_path):
+    result = run("restore", photo, "-o", tmp_path / "out.png", "--model", model_folder)
+    assert result.exit_code == 0, result.output
+    assert Image.open(tmp_path / "out.png").size == (50, 40)
+
+
+def test_restore_takes_a_folder_and_a_broken_file_does_not_stop_it(model_folder, tmp_path):
+    photos = tmp_path / "photos"
+    (photos / "trip").mkdir(parents=True)
+    for name in ("a.png", "trip/b.jpg"):
+        Image.fromarray(as_uint8(make_picture(20, 30))).save(photos / name)
+    (photos / "broken.png").write_bytes(b"not a picture")
+    result = run("restore", photos, "-o", tmp_path / "out", "--model", model_folder)
+    assert result.exit_code == 1
+    assert "1 of 3 pictures" in result.output and "broken.png" in result.output
+    assert (tmp_path / "out/a.png").exists() and (tmp_path / "out/trip/b.jpg").exists()
+    assert not (tmp_path / "out/broken.png").exists()
+
+
+def test_degrade_is_repeatable_and_chains(photo, tmp_path):
+    for name in ("1.png", "2.png"):
+        result = run("degrade", photo, "-o", tmp_path / name, "--haze", "0.6", "--noise", "0.3", "--seed", "1")
+        assert result.exit_code == 0, result.output
+    first, second, clean = (np.asarray(Image.open(tmp_path / n)) for n in ("1.png", "2.png", "photo.png"))
+    assert np.array_equal(first, second) and not np.array_equal(first, clean)
+
+
+def test_a_whole_training_from_the_shell(photo_folder, tmp_path):
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text("{name: tiny, backbone: nafnet_test, labels: [noise, haze, clean]}")
+    small = ["--recipe", recipe, "--set", "steps=2", "--set", "patch_size=16", "--set", "batch_size=2"]
+    packed = tmp_path / "crops.safetensors"
+    assert "52 crops of 4 photographs" in run("pack", photo_folder, "-o", packed, "--crop-size", 64).output
+    pair = run("pretrain", packed, "-o", tmp_path / "pre", *small)
+    assert pair.exit_code == 0, pair.output
+    tuned = run("finetune", packed, "-o", tmp_path / "fine", "--from", tmp_path / "pre/model", *small)
+    assert tuned.exit_code == 0, tuned.output
+    result = run("restore", photo_folder / "0.png", "-o", tmp_path / "out.png", "--model", tmp_path / "fine/model")
+    assert result.exit_code == 0, result.output
+
+
+def test_evaluate_prints_tables_and_json(model_folder, tmp_path):
+    clean = tmp_path / "clean"
+    clean.mkdir()
+    Image.fromarray(as_uint8(make_picture(256, 256))).save(clean / "a.png")
+    evaluate = ["evaluate", "synthetic-10d", "--data", clean, "--model", model_folder, "--device", "cpu"]
+    table = run(*evaluate)
+    assert table.exit_code == 0, table.output
+    assert "| noise (sigma 25) |" in table.output and "mean of ten" in table.output
+    # A head of three classes: one picture each of noise and haze, and a clean one.
+    confusion = json.loads(run(*evaluate, "--classify", "--json").stdout)
+    assert confusion["labels"] == ["noise", "haze", "clean"]
+    assert [sum(row) for row in confusion["counts"]] == [1, 1, 1]
+
+
+def test_list_names_the_bundled_weights():
+    assert "nafnet-small-10d" in run("list").output
+
+
+BAD_INPUTS = {
+    "a missing file": lambda folder: folder / "missing.png",
+    "text": lambda folder: write(folder / "text.png", b"hello"),
+    "no bytes": lambda folder: write(folder / "empty.png", b""),
+    "an empty folder": lambda folder: make_folder(folder / "none"),
+}
+
+
+def write(path, data):
+    path.write_bytes(data)
+    return path
+
+
+def make_folder(path):
+    path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize("case", BAD_INPUTS)
+@pytest.mark.parametrize("verb", [["restore"], ["degrade", "--haze", "0.5"]])
+def test_bad_input_is_one_line_and_writes_nothing(case, verb, model_folder, tmp_path):
+    source = BAD_INPUTS[case](tmp_path)
+    before = sorted(tmp_path.iterdir())
+    model = ["--model", model_folder] if verb == ["restore"] else []
+    result = run(verb[0], source, "-o", tmp_path / "out.png", *verb[1:], *model)
+    assert_one_line(result)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5000)])
+def test_extreme_shapes_are_restored(shape, model_folder, tmp_path):
+    Image.fromarray(as_uint8(make_picture(*shape))).save(tmp_path / "in.png")
+    result = run("restore", tmp_path / "in.png", "-o", tmp_path / "out.png", "--model", model_folder)
+    assert result.exit_code == 0, result.output
+    assert Image.open(tmp_path / "out.png").size == shape[::-1]
+
+
+def test_unknown_models_and_bad_outputs_are_one_line(photo, model_folder, tmp_path):
+    original = photo.read_bytes()
+    good = ["--model", model_folder]
+    assert "did you mean 'nafnet-small-10d'" in assert_one_line(
+        run("restore", photo, "-o", tmp_path / "out.png", "--model", "nafnet-small-10")
+    )
+    assert "is the input itself" in assert_one_line(run("restore", photo, "-o", photo, "--overwrite", *good))
+    assert "ending in one of" in assert_one_line(run("restore", photo, "-o", tmp_path / "out.txt", *good))
+    (tmp_path / "old.png").write_bytes(b"old")
+    assert "--overwrite" in assert_one_line(run("restore", photo, "-o", tmp_path / "old.png", *good))
+    assert "cannot write" in assert_one_line(run("restore", photo, "-o", photo / "below.png", *good))
+    assert photo.read_bytes() == original and (tmp_path / "old.png").read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["old.png", "photo.png"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_write_permission_is_one_line(photo, model_folder, tmp_path):
+    locked = make_folder(tmp_path / "locked")
+    locked.chmod(0o500)
+    assert_one_line(run("restore", photo, "-o", locked / "out.png", "--model", model_folder))
+
+
+def test_wrong_settings_are_one_line(photo, photo_folder, tmp_path):
+    assert "at least one degradation" in assert_one_line(run("degrade", photo, "-o", tmp_path / "o.png"))
+    assert "KEY=VALUE" in assert_one_line(run("pretrain", photo_folder, "-o", tmp_path / "run", "--set", "steps"))
+    assert "no.safetensors" in assert_one_line(run("pretrain", tmp_path / "no.safetensors", "-o", tmp_path / "run"))
+    assert ".safetensors" in assert_one_line(run("pack", photo_folder, "-o", tmp_path / "crops.bin"))
+    assert "none at" in assert_one_line(run("evaluate", "synthetic-10d", "--data", tmp_path / "no"))
+    assert run("degrade", photo, "-o", tmp_path / "o.png", "--haze", "2").exit_code == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_real_process_shows_no_traceback(tmp_path):
+    command = [sys.executable, "-m", "dcpt", "restore", "missing.png", "-o", "out.png"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("Error: expected a picture") and done.stderr.count("\n") == 1
+
+
+def assert_one_line(result):
+    assert result.exit_code == 1, result.output
+    assert result.output.strip().count("\n") == 0 and "Traceback" not in result.output, result.output
+    assert not isinstance(result.exception, Exception) or isinstance(result.exception, SystemExit)
+    return result.output
+
+
+def test_readme_commands_exist():
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    verbs = {line.split()[1] for line in readme.splitlines() if line.strip().startswith("dcpt ")}
+    assert verbs <= set(main.commands)

@@ -1,0 +1,163 @@
+"""Recipes, the loop, and that an interrupted run ends where an uninterrupted one does."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dcpt.data.crops import pack_crops
+from dcpt.data.synthetic import SyntheticBatches
+from dcpt.errors import CheckpointMismatch, DcptError, InvalidSetting, UnknownName
+from dcpt.finetuning import finetune
+from dcpt.hub import from_pretrained
+from dcpt.pretraining import pretrain
+from dcpt.recipe import Recipe, Stage, build_recipe, list_recipes, load_recipe, override_stage
+from dcpt.training import learning_rate
+
+STAGE = Stage(steps=6, batch_size=4, patch_size=16, lr=1e-3, head_lr=1e-3, warmup_steps=2, clip_norm=1.0)
+RECIPE = Recipe("test", "nafnet_test", ("noise", "haze", "clean"), pretrain=STAGE, finetune=STAGE)
+MODES = {"pretrain": pretrain, "finetune": finetune}
+
+
+@pytest.fixture
+def crops(photo_folder):
+    return pack_crops([photo_folder], crop_size=64)
+
+
+def final_state(folder):
+    return torch.load(folder / "checkpoint.pt", weights_only=True)
+
+
+def assert_equal(a, b):
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_equal(a[key], b[key])
+    elif isinstance(a, list):
+        for x, y in zip(a, b, strict=True):
+            assert_equal(x, y)
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    else:
+        assert a == b
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_interrupted_run_ends_bit_for_bit_where_a_straight_one_does(mode, crops, tmp_path, monkeypatch):
+    train = MODES[mode]
+    train(RECIPE, crops, tmp_path / "straight")
+
+    # Checkpoint every second step; lose the power in step 5.
+    loop = f"dcpt.{mode}ing.run_training" if mode == "pretrain" else "dcpt.finetuning.run_training"
+    from dcpt.training import run_training
+
+    def often(*arguments, **settings):
+        run_training(*arguments, **settings, checkpoint_every=2, log_every=1)
+
+    monkeypatch.setattr(loop, often)
+    make_batch = SyntheticBatches.__call__
+
+    def dying(self, step):
+        if step == 5:
+            raise Interrupted
+        return make_batch(self, step)
+
+    monkeypatch.setattr(SyntheticBatches, "__call__", dying)
+    with pytest.raises(Interrupted):
+        train(RECIPE, crops, tmp_path / "resumed")
+    assert final_state(tmp_path / "resumed")["step"] == 4
+    monkeypatch.setattr(SyntheticBatches, "__call__", make_batch)
+    train(RECIPE, crops, tmp_path / "resumed")
+
+    assert_equal(final_state(tmp_path / "straight"), final_state(tmp_path / "resumed"))
+    steps = [json.loads(line)["step"] for line in (tmp_path / "resumed/metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_finished_run_is_left_as_it_is(crops, tmp_path):
+    pretrain(RECIPE, crops, tmp_path / "run")
+    before = final_state(tmp_path / "run")
+    pretrain(RECIPE, crops, tmp_path / "run")
+    assert_equal(before, final_state(tmp_path / "run"))
+
+
+def test_pretraining_leads_to_finetuning_and_both_models_load(crops, tmp_path):
+    pair = pretrain(RECIPE, crops, tmp_path / "pretrain")
+    backbone, head = from_pretrained(pair, with_head=True)
+    assert head.labels == RECIPE.labels
+    start = replace(RECIPE, finetune=replace(STAGE, steps=1, lr=0.0, ema_decay=0.0, warmup_steps=0, min_lr=0.0))
+    restored = from_pretrained(finetune(start, crops, tmp_path / "finetune", start=pair))
+    for name, tensor in backbone.state_dict().items():
+        assert torch.equal(tensor, restored.state_dict()[name]), name
+    config = json.loads((tmp_path / "finetune/model/config.json").read_text())
+    assert config["data_manifest"] == crops.manifest_hash and config["step"] == 1
+    assert build_recipe(config["recipe"]) == start
+
+
+def test_training_does_not_touch_the_global_random_state(crops, tmp_path):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    pretrain(RECIPE, crops, tmp_path)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(crops, tmp_path):
+    finetune(RECIPE, crops, tmp_path)
+    wild = replace(RECIPE, finetune=replace(STAGE, steps=12, lr=1e30, warmup_steps=0, clip_norm=0.0))
+    with pytest.raises(DcptError, match="no longer finite"):
+        finetune(wild, crops, tmp_path)
+    assert final_state(tmp_path)["step"] == 6
+
+
+def test_damaged_or_foreign_starts_are_refused(crops, tmp_path):
+    (tmp_path / "checkpoint.pt").write_bytes(b"half a file")
+    with pytest.raises(CheckpointMismatch, match="cannot resume"):
+        finetune(RECIPE, crops, tmp_path)
+    pair = pretrain(RECIPE, crops, tmp_path / "pretrain")
+    with pytest.raises(CheckpointMismatch, match="expected a nafnet_small to start from, got a nafnet_test"):
+        finetune(replace(RECIPE, backbone="nafnet_small"), crops, tmp_path / "other", start=pair)
+
+
+def test_pretraining_refuses_mixtures(crops, tmp_path):
+    with pytest.raises(InvalidSetting, match="no single class"):
+        pretrain(replace(RECIPE, pretrain=replace(STAGE, mixed_share=0.1)), crops, tmp_path)
+
+
+def test_the_rate_warms_up_and_falls_as_a_cosine():
+    stage = Stage(steps=110, warmup_steps=10, min_lr=0.0)
+    assert learning_rate(0, 1.0, stage) == pytest.approx(0.1)
+    assert learning_rate(9, 1.0, stage) == pytest.approx(1.0)
+    assert learning_rate(60, 1.0, stage) == pytest.approx(0.5)
+    assert learning_rate(110, 1.0, stage) == pytest.approx(0.0)
+    assert learning_rate(100, 1.0, replace(stage, schedule="constant")) == 1.0
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_shipped_recipes_load_and_survive_the_trip_through_plain_data(name):
+    recipe = load_recipe(name)
+    assert recipe.name.endswith(name) and isinstance(recipe.pretrain.lr, float)
+    assert build_recipe(json.loads(json.dumps(recipe.as_dict()))) == recipe
+
+
+def test_mistakes_in_recipes_are_named(tmp_path):
+    with pytest.raises(UnknownName, match="did you mean 'small-10d'"):
+        load_recipe("small-10")
+    with pytest.raises(UnknownName, match="no.yaml"):
+        load_recipe(tmp_path / "no.yaml")
+    recipe = load_recipe("small-10d")
+    with pytest.raises(UnknownName, match="'batchsize'; did you mean 'batch_size'"):
+        override_stage(recipe, "pretrain", {"batchsize": "3"})
+    with pytest.raises(InvalidSetting, match="steps to be of type int, got 'many'"):
+        override_stage(recipe, "pretrain", {"steps": "many"})
+    with pytest.raises(InvalidSetting, match="schedule to be one of"):
+        override_stage(recipe, "finetune", {"schedule": "linear"})
+    with pytest.raises(InvalidSetting, match="incomplete recipe"):
+        build_recipe({"name": "x"})
+    assert override_stage(recipe, "pretrain", {"lr": "3e-4"}).pretrain.lr == 3e-4
