@@ -48,7 +48,7 @@ def save_model(
     config: dict[str, Any] = {"variant": backbone.variant, "overrides": backbone.overrides}
     write_tensors(folder / MODEL_FILE, {k: v.to(dtype) for k, v in backbone.state_dict().items()})
     if head is not None:
-        config["head"] = {"labels": list(head.labels), "expansion": head.expansion}
+        config["head"] = {"labels": list(head.labels), "expansion": head.expansion, "norm": head.norm}
         write_tensors(folder / HEAD_FILE, {k: v.to(dtype) for k, v in head.state_dict().items()})
     write_json(folder / CONFIG_FILE, config | dict(details or {}))
 
@@ -67,10 +67,8 @@ def load_model(folder: Path) -> tuple[Backbone, DegradationClassifier | None, di
     load_weights(backbone, read_tensors(folder / MODEL_FILE), source=folder / MODEL_FILE)
     head = None
     if "head" in config:
-        labels = config["head"]["labels"]
-        head = DegradationClassifier(
-            backbone.feature_channels, len(labels), expansion=config["head"]["expansion"], labels=labels
-        )
+        options = config["head"]
+        head = DegradationClassifier(backbone.feature_channels, len(options["labels"]), **options)
         load_weights(head, read_tensors(folder / HEAD_FILE), source=folder / HEAD_FILE)
         head.eval()
     return backbone.eval(), head, config

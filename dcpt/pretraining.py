@@ -109,6 +109,7 @@ def pretrain(
             backbone.feature_channels,
             len(recipe.labels),
             expansion=recipe.head_expansion,
+            norm=recipe.head_norm,
             labels=recipe.labels,
         ),
     )

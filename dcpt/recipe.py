@@ -80,6 +80,7 @@ class Recipe:
         backbone: Registered backbone variant.
         labels: Class names in the order of the head's logits: degradations, "clean" possibly last.
         head_expansion: Hidden width of the head's bottlenecks (`DegradationClassifier`).
+        head_norm: Their norm, "layer" or "batch".
         seed: Seed of the initial weights and of the data stream.
         pretrain: Settings of DCPT pre-training.
         finetune: Settings of restoration fine-tuning.
@@ -89,6 +90,7 @@ class Recipe:
     backbone: str
     labels: tuple[str, ...]
     head_expansion: float = 2.0
+    head_norm: str = "layer"
     seed: int = 0
     pretrain: Stage = field(default_factory=Stage)
     finetune: Stage = field(default_factory=Stage)

@@ -78,6 +78,8 @@ class TrainingState:
         decay = min(self.stage.ema_decay, self.step / (self.step + 10))
         for average, weight in zip(self.ema.parameters(), self.model.parameters(), strict=True):
             average.lerp_(weight.detach(), 1 - decay)
+        for average, statistic in zip(self.ema.buffers(), self.model.buffers(), strict=True):
+            average.copy_(statistic)
 
     def _set_rates(self) -> None:
         # At every step and from the stage, so that a resumed run obeys the settings it was given.
