@@ -5,7 +5,6 @@ import hashlib
 import pytest
 import torch
 from conftest import as_uint8, make_picture
-from PIL import Image
 
 from dcpt.data.crops import PackedCrops, load_crops, pack_crops, positions, sample_patches
 from dcpt.data.synthetic import MIXED, SyntheticBatches

@@ -27,7 +27,7 @@ def apply(name, gt, severity, seed=0):
 
 
 def test_the_ten_names_are_the_benchmarks():
-    assert ALL == "noise motion_blur defocus_blur jpeg haze snow rain demosaic low_light inpainting".split()
+    assert " ".join(ALL) == "noise motion_blur defocus_blur jpeg haze snow rain demosaic low_light inpainting"
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -83,7 +83,7 @@ def test_haze_lies_between_the_scene_and_a_bright_airlight():
     gt = make_picture(64, 64).unsqueeze(0)
     lq = apply("haze", gt, 1.0)
     assert lq.std() < gt.std()
-    assert 0.7 - 0.03 <= apply("haze", torch.ones_like(gt), 1.0).min()
+    assert apply("haze", torch.ones_like(gt), 1.0).min() >= 0.7 - 0.03
 
 
 def test_low_light_at_severity_zero_is_one_stop():

@@ -74,7 +74,7 @@ def test_tiles_of_a_real_network_meet_without_a_seam(model_folder):
 def test_the_same_input_gives_the_same_output(model_folder, picture):
     first, second = (dcpt.restore(picture, model=str(model_folder), device="cpu") for _ in range(2))
     assert torch.equal(first, second) and first.shape == picture.shape
-    assert 0 <= first.min() and first.max() <= 1
+    assert first.min() >= 0 and first.max() <= 1
 
 
 def test_mistakes_are_named(picture):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dcpt.degradations.base import GAMMA, per_picture, register_degradation, uniform
+from dcpt.degradations.base import GAMMA, register_degradation, uniform
 
 
 def convolve(x: Tensor, kernels: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from dcpt.errors import InvalidSetting
 from dcpt.layers import ChannelLayerNorm
 
-
 Norm = Literal["layer", "batch"]
 
 
