@@ -11,7 +11,7 @@ from conftest import GOLDEN, relative_error
 from dcpt.backbones import create_backbone, list_backbones, register_backbone
 from dcpt.backbones.nafnet import box_mean
 from dcpt.checkpoint import published_names
-from dcpt.errors import InvalidImage, UnknownName
+from dcpt.errors import InvalidImage, InvalidSetting, UnknownName
 from dcpt.heads import DegradationClassifier
 from dcpt.pretraining import dcpt_pretrain_step
 
@@ -118,6 +118,11 @@ def test_local_pooling_equals_global_pooling_up_to_the_window():
     narrow = stirred("nafnet_test", pooling="local", pooling_window=16)
     assert torch.equal(whole(x), local(x))
     assert not torch.allclose(whole(x), narrow(x))
+
+
+def test_an_unknown_pooling_is_refused():
+    with pytest.raises(InvalidSetting, match="'lokal'"):
+        create_backbone("nafnet_test", pooling="lokal")
 
 
 @pytest.fixture(scope="module")

@@ -86,6 +86,19 @@ def test_a_batch_depends_on_its_step_alone(crops):
     assert not torch.equal(first(8).gt, a.gt)
 
 
+def test_a_photograph_meets_every_degradation(crops):
+    # With as many crops as degradations, equal random bits would tie each crop to one label.
+    settings = Recipe("test", "nafnet_test", LABELS[:3])
+    few = PackedCrops(crops.pixels[:3], {})
+    batches = SyntheticBatches(few, settings, Stage(batch_size=60, patch_size=16))
+    batch, pairs = batches(0), set()
+    for gt, label in zip(batch.gt, batch.label.tolist()):
+        colours = {tuple(c) for c in (gt * 255).round().byte().flatten(1).T.tolist()}
+        owners = [i for i in range(3) if colours <= {tuple(c) for c in few.pixels[i].flatten(0, 1).tolist()}]
+        pairs |= {(owner, label) for owner in owners}
+    assert len(pairs) == 9
+
+
 def test_shares_of_clean_and_mixed_pictures_are_kept(crops):
     settings = recipe(clean_share=0.25, mixed_share=0.25)
     batches = SyntheticBatches(crops, settings, settings.finetune)

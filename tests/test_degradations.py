@@ -145,6 +145,20 @@ def test_batched_jpeg_agrees_with_the_real_codec_within_one_level(quality):
     assert difference.mean() < 1
 
 
+@pytest.mark.parametrize("names", [("demosaic", "noise"), ("rain", "haze"), ("defocus_blur", "motion_blur")])
+def test_a_chain_does_not_depend_on_the_order_of_the_call(names, picture):
+    gt = picture.unsqueeze(0)
+    one, other = (apply_degradations(gt, dict.fromkeys(order, 0.5), seeded()) for order in (names, names[::-1]))
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ALL)
+def test_other_precisions_are_taken_and_kept(name, dtype):
+    gt = make_picture(24, 24).unsqueeze(0).to(dtype)
+    assert apply(name, gt, 0.5).dtype == dtype
+
+
 def test_a_chain_runs_in_the_order_of_nature_not_of_the_call(picture):
     gt = picture.unsqueeze(0)
     one = apply_degradations(gt, {"haze": 0.5, "inpainting": 0.5}, seeded())
@@ -160,6 +174,8 @@ def test_mistakes_are_named(picture):
         apply("hase", gt, 0.5)
     with pytest.raises(InvalidSetting, match=r"severity in \[0, 1\] for 'haze', got 1.5"):
         apply("haze", gt, 1.5)
+    with pytest.raises(InvalidSetting, match="one severity for 'haze', or 1, got 3"):
+        apply("haze", gt, torch.rand(3))
     with pytest.raises(InvalidImage):
         apply("haze", picture, 0.5)
 

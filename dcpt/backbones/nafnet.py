@@ -9,13 +9,14 @@ PyTorch's fused one and data runs channels-last.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcpt.backbones.base import Backbone, register_backbone
+from dcpt.errors import InvalidSetting
 from dcpt.layers import ChannelLayerNorm
 
 Pooling = Literal["global", "local"]
@@ -25,7 +26,7 @@ def box_mean(x: Tensor, window: int) -> Tensor:
     """Return the mean over a sliding `window` x `window` box, edges replicated to full size.
 
     A side not longer than the window is averaged whole. Sums are taken along one axis at a
-    time, so that the cost does not grow with the window. Source: TLSC, section 3.
+    time: the cost grows with the side of the window, not with its area. Source: TLSC, section 3.
     """
     height, width = x.shape[-2:]
     k_h, k_w = min(window, height), min(window, width)
@@ -109,6 +110,8 @@ class NAFNet(Backbone):
         norm_eps: float = 1e-6,
     ) -> None:
         super().__init__()
+        if pooling not in get_args(Pooling):
+            raise InvalidSetting(f"expected pooling to be one of {get_args(Pooling)}, got {pooling!r}")
         depth = len(encoder_blocks)
         self.feature_channels = tuple(width * 2**level for level in range(depth))
         self.feature_strides = tuple(2**level for level in range(depth))
@@ -149,7 +152,8 @@ class NAFNet(Backbone):
         y = self.middle_blks(y)
         features = []
         for up, decoder in zip(self.ups, self.decoders, strict=True):
-            y = decoder(up(y) + skips.pop())
+            # The skip first: a sum takes its memory layout, and pixel shuffle loses channels-last on CUDA.
+            y = decoder(skips.pop() + up(y))
             features.append(y)
         if hook:
             return features[::-1]

@@ -57,9 +57,12 @@ class SyntheticBatches:
     def __call__(self, step: int) -> Batch:
         """Make the batch of a step."""
         # Multiplied by a large odd number, so that neighbouring runs and steps share no seed.
-        seed = (self.seed * 0x9E3779B1 + step) % 2**63
+        seed = (self.seed * 0x9E3779B1 + step) % 2**62
         generator = torch.Generator(self.device).manual_seed(seed)
-        choices = torch.Generator().manual_seed(seed)  # on the CPU: choices steer the program
+        # On the CPU, for choices steer the program; of another seed (in its low 32 bits, the only
+        # ones that count there), for equal bits drawn as crop and as label would tie photographs
+        # to degradations.
+        choices = torch.Generator().manual_seed(seed ^ 0x5DEECE66)
         size = self.stage.patch_size + 2 * MARGIN
         gt = sample_patches(self.crops, self.stage.batch_size, size, generator)
         severity = uniform(generator, len(gt))
@@ -84,7 +87,10 @@ class SyntheticBatches:
         return label
 
     def _draw_chain(self, index: int, choices: torch.Generator) -> dict[str, float]:
-        """Return the degradations of a label, each with a factor on the drawn severity."""
+        """Return the degradations of a label, each with a factor on the drawn severity.
+
+        The mixed pictures of a batch share one chain, so that it runs once for all of them.
+        """
         if index == MIXED:
             order = torch.randperm(len(self.names), generator=choices)
             length = 2 + int(torch.randint(2, (), generator=choices))

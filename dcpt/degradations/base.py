@@ -23,7 +23,7 @@ Degradation = Callable[[Tensor, torch.Generator, Tensor], Tensor]
 Stage = Literal["scene", "lens", "exposure", "sensor", "file", "surface"]
 
 DEGRADATIONS: Registry[Degradation] = Registry("degradation")
-_STAGE_OF: dict[str, int] = {}
+_PLACE: dict[str, tuple[int, int]] = {}  # in a chain: stage, then order of registration
 
 GAMMA = 2.2  # between display values and linear light
 
@@ -37,7 +37,7 @@ def register_degradation(stage: Stage) -> Callable[[Degradation], Degradation]:
 
     def register(degradation: Degradation) -> Degradation:
         name = degradation.__name__
-        _STAGE_OF[name] = get_args(Stage).index(stage)
+        _PLACE[name] = (get_args(Stage).index(stage), len(_PLACE))
         return DEGRADATIONS.register(name)(degradation)
 
     return register
@@ -64,18 +64,25 @@ def apply_degradations(
     Raises:
         UnknownName: If a degradation does not exist.
         InvalidImage: If `gt` is not a batch of RGB pictures.
-        InvalidSetting: If a severity is outside [0, 1].
+        InvalidSetting: If a severity is outside [0, 1], or their number is not that of pictures.
     """
     if gt.ndim != 4 or gt.shape[1] != 3:
         raise InvalidImage(f"expected a batch of RGB pictures (B, 3, H, W), got {tuple(gt.shape)}")
-    chain = [(DEGRADATIONS[name], name) for name in severities]
-    lq = gt
-    for degradation, name in sorted(chain, key=lambda link: _STAGE_OF[link[1]]):
-        severity = torch.as_tensor(severities[name], dtype=gt.dtype, device=gt.device).expand(len(gt))
-        if not torch.all((severity >= 0) & (severity <= 1)):
-            raise InvalidSetting(f"expected a severity in [0, 1] for {name!r}, got {severities[name]}")
-        lq = degradation(lq, generator, severity)
-    return lq
+    degradations = {name: DEGRADATIONS[name] for name in severities}
+    lq = gt.float()
+    for name in sorted(degradations, key=_PLACE.__getitem__):
+        lq = degradations[name](lq, generator, _as_batch(severities[name], name, lq))
+    return lq.to(gt.dtype)
+
+
+def _as_batch(severity: float | Tensor, name: str, lq: Tensor) -> Tensor:
+    values = torch.as_tensor(severity, dtype=torch.float32)
+    if values.numel() not in (1, len(lq)):
+        raise InvalidSetting(f"expected one severity for {name!r}, or {len(lq)}, got {values.numel()}")
+    # Not looked at on a GPU: that would stall the training that made them.
+    if values.device.type == "cpu" and not torch.all((values >= 0) & (values <= 1)):
+        raise InvalidSetting(f"expected a severity in [0, 1] for {name!r}, got {severity}")
+    return values.to(lq.device).expand(len(lq))
 
 
 def uniform(generator: torch.Generator, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:

@@ -22,27 +22,36 @@ def inpainting(gt: Tensor, generator: torch.Generator, severity: Tensor) -> Tens
     """
     batch, _, height, width = gt.shape
     scale = max(min(height, width) / 256, 0.25)
-    # One row per mark, drawn over the whole picture: (B, marks, H, W) per line below.
-    shape = (batch, _MARKS, 1, 1)
-    strength = severity.view(-1, 1, 1, 1)
-    y = torch.arange(height, device=gt.device).view(1, 1, -1, 1) - uniform(generator, *shape) * height
-    x = torch.arange(width, device=gt.device).view(1, 1, 1, -1) - uniform(generator, *shape) * width
-    angle = uniform(generator, *shape, high=math.pi)
-    along, across = y * angle.sin() + x * angle.cos(), x * angle.sin() - y * angle.cos()
-
-    thickness = scale * (2 + 5 * strength) * uniform(generator, *shape, low=0.6)
-    line = across.abs() < (thickness / 2).clamp(min=0.5)
-    half_y = uniform(generator, *shape, low=0.2) * 0.05 * (1 + strength) / 2 * height
-    half_x = uniform(generator, *shape, low=0.2) * 0.05 * (1 + strength) / 2 * width
-    box = (y.abs() < half_y) & (x.abs() < half_x)
-    wave = 6 * scale * uniform(generator, *shape) * torch.sin(along / (scale * 20) + 7 * angle)
-    scratch_width = scale * (1 + 2 * strength) * uniform(generator, *shape, low=0.5)
-    length = uniform(generator, *shape, low=0.2, high=0.7) * max(height, width)
-    scratch = ((across - wave).abs() < (scratch_width / 2).clamp(min=0.5)) & (along.abs() < length)
-
-    kind = uniform(generator, *shape)
-    mark = torch.where(kind < 0.4, line, torch.where(kind < 0.6, box, scratch))
-    drawn = torch.arange(_MARKS, device=gt.device).view(1, -1, 1, 1) < torch.round(3 + 7 * strength)
-    covered = (mark & drawn).any(1, keepdim=True)
+    covered = torch.zeros_like(gt[:, :1], dtype=torch.bool)
+    for index in range(_MARKS):
+        drawn = per_picture(index < torch.round(3 + 7 * severity))
+        covered |= drawn & draw_mark(batch, height, width, scale, per_picture(severity), generator)
     colour = per_picture((uniform(generator, batch) < 0.5).to(gt.dtype))
     return torch.where(covered, colour, gt)
+
+
+def draw_mark(
+    batch: int, height: int, width: int, scale: float, strength: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Draw a line, a box or a scratch at random into each picture: (B, 1, H, W), bool.
+
+    `strength`, (B, 1, 1, 1), in [0, 1], makes them larger; `scale` multiplies sizes in pixels.
+    """
+
+    def draw(low: float = 0.0, high: float = 1.0) -> Tensor:
+        return uniform(generator, batch, 1, 1, 1, low=low, high=high)
+
+    y = torch.arange(height, device=generator.device).view(1, 1, -1, 1) - draw() * height
+    x = torch.arange(width, device=generator.device).view(1, 1, 1, -1) - draw() * width
+    angle = draw(high=math.pi)
+    along, across = y * angle.sin() + x * angle.cos(), x * angle.sin() - y * angle.cos()
+
+    line = across.abs() < (scale * (1 + 2.5 * strength) * draw(low=0.6)).clamp(min=0.5)
+    half = 0.025 * (1 + strength)
+    box = (y.abs() < half * draw(low=0.2) * height) & (x.abs() < half * draw(low=0.2) * width)
+    wave = 6 * scale * draw() * torch.sin(along / (scale * 20) + 7 * angle)
+    scratch = (across - wave).abs() < (scale * (0.5 + strength) * draw(low=0.5)).clamp(min=0.5)
+    scratch &= along.abs() < draw(low=0.2, high=0.7) * max(height, width)
+
+    kind = draw()
+    return torch.where(kind < 0.4, line, torch.where(kind < 0.6, box, scratch))
