@@ -44,13 +44,25 @@ def save_model(
         head: Its classifier.
         dtype: Storage type; float16 halves the size and rounds to three digits.
         details: Anything else worth keeping in the config, such as the recipe.
+
+    Raises:
+        CheckpointMismatch: If the backbone has no registered name to load it by.
+        OutputError: If the folder cannot be written to.
     """
+    if backbone.variant is None:
+        raise CheckpointMismatch("expected a backbone made by create_backbone; register yours with register_backbone")
     config: dict[str, Any] = {"variant": backbone.variant, "overrides": backbone.overrides}
-    write_tensors(folder / MODEL_FILE, {k: v.to(dtype) for k, v in backbone.state_dict().items()})
+    write_tensors(folder / MODEL_FILE, _stored(backbone, dtype))
     if head is not None:
-        config["head"] = {"labels": list(head.labels), "expansion": head.expansion, "norm": head.norm}
-        write_tensors(folder / HEAD_FILE, {k: v.to(dtype) for k, v in head.state_dict().items()})
+        options = {"expansion": head.expansion, "norm": head.norm, "labels": list(head.labels)}
+        config["head"] = {"num_classes": head.num_classes} | options
+        write_tensors(folder / HEAD_FILE, _stored(head, dtype))
     write_json(folder / CONFIG_FILE, config | dict(details or {}))
+
+
+def _stored(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    # Counters, as batch norm has them, stay whole numbers.
+    return {k: v.to(dtype) if v.is_floating_point() else v for k, v in module.state_dict().items()}
 
 
 def load_model(folder: Path) -> tuple[Backbone, DegradationClassifier | None, dict[str, Any]]:
@@ -61,17 +73,16 @@ def load_model(folder: Path) -> tuple[Backbone, DegradationClassifier | None, di
     """
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        backbone = create_backbone(config["variant"], **config.get("overrides", {}))
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointMismatch(f"expected a model folder with {CONFIG_FILE}, got {folder}: {error}") from None
+        backbone = create_backbone(config["variant"], **config["overrides"]).eval()
+        head = None
+        if "head" in config:
+            head = DegradationClassifier(backbone.feature_channels, **config["head"]).eval()
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise CheckpointMismatch(f"expected a model folder with a valid {CONFIG_FILE}, got {folder}: {error}") from None
     load_weights(backbone, read_tensors(folder / MODEL_FILE), source=folder / MODEL_FILE)
-    head = None
-    if "head" in config:
-        options = config["head"]
-        head = DegradationClassifier(backbone.feature_channels, len(options["labels"]), **options)
+    if head is not None:
         load_weights(head, read_tensors(folder / HEAD_FILE), source=folder / HEAD_FILE)
-        head.eval()
-    return backbone.eval(), head, config
+    return backbone, head, config
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

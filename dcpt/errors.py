@@ -34,7 +34,3 @@ class CheckpointMismatch(DcptError, ValueError):
 
 class OutputError(DcptError, OSError):
     """A result that cannot be written where it was asked for."""
-
-
-class MissingExtra(DcptError, ImportError):
-    """A feature whose optional dependencies are not installed."""

@@ -26,8 +26,8 @@ _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": "4:4:4"},
     "WEBP": {"lossless": True},
     "AVIF": {"quality": 90},
-    "TIFF": {"compression": "tiff_deflate"},
 }
+_DIRECT_MODES = ("L", "RGB", "RGBA")
 
 GiveBack = Callable[[Tensor], Any]
 
@@ -50,7 +50,8 @@ def open_image(source: str | Path | bytes) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
                 upright = ImageOps.exif_transpose(image)
-                upright.format = image.format
+                # MPO is what some phones call a JPEG with a second, hidden picture.
+                upright.format = "JPEG" if image.format == "MPO" else image.format
                 return upright
     except FileNotFoundError:
         raise InvalidImage(f"expected a picture, found no file at {name}") from None
@@ -74,7 +75,7 @@ def encode_image(image: Image.Image, format: str) -> bytes:
     buffer = io.BytesIO()
     try:
         image.save(buffer, format, **_SAVE_OPTIONS.get(format, {}), **kept)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise OutputError(f"cannot store a picture of mode {image.mode} as {format}: {error}; try .png") from None
     return buffer.getvalue()
 
@@ -120,12 +121,19 @@ def read_picture(image: Any) -> tuple[Tensor, GiveBack]:
     if isinstance(image, (bytes, bytearray)):
         return _from_bytes(bytes(image))
     if isinstance(image, Image.Image):
-        return _from_pil(ImageOps.exif_transpose(image))
+        return _from_pil(_upright(image))
     if isinstance(image, np.ndarray):
         return _from_array(image)
     if isinstance(image, Tensor):
         return _from_tensor(image)
     raise InvalidImage(f"expected a path, bytes, PIL image, array or tensor, got {type(image).__name__}")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InvalidImage(f"cannot read the picture given: {error}") from None
 
 
 def _from_bytes(data: bytes) -> tuple[Tensor, GiveBack]:
@@ -135,22 +143,36 @@ def _from_bytes(data: bytes) -> tuple[Tensor, GiveBack]:
 
 
 def _from_pil(image: Image.Image) -> tuple[Tensor, GiveBack]:
-    if image.mode in ("I", "F"):
+    if image.mode.startswith("I;16"):
+        array = np.asarray(image).astype(np.uint16)  # in the order of bytes of this machine
+    elif image.mode in ("I", "F"):
         raise InvalidImage(f"expected 8 or 16 bits per channel, got a picture of mode {image.mode}")
-    if image.mode == "1":
-        array = np.asarray(image.convert("L"))
-    elif image.mode in ("L", "RGB", "RGBA", "I;16"):
-        array = np.asarray(image)
-    else:  # palettes, CMYK, grey with alpha ...
-        array = np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
+    else:
+        array = np.asarray(_to_direct_mode(image))
     pixels, give_back = _from_array(array)
+    # A profile describes the colour space it came with; CMYK comes back as RGB.
+    kept = ("exif",) if image.mode == "CMYK" else ("exif", "icc_profile")
 
     def to_pil(restored: Tensor) -> Image.Image:
         result = Image.fromarray(give_back(restored))
-        result.info = {key: value for key, value in image.info.items() if key in ("exif", "icc_profile")}
+        result = result.convert("LA") if image.mode == "LA" else result
+        result.info = {key: image.info[key] for key in kept if key in image.info}
         return result
 
     return pixels, to_pil
+
+
+def _to_direct_mode(image: Image.Image) -> Image.Image:
+    if image.mode == "1":
+        return image.convert("L")
+    if image.has_transparency_data:
+        wanted = "RGBA"
+    else:
+        wanted = image.mode if image.mode in _DIRECT_MODES else "RGB"
+    try:
+        return image if image.mode == wanted else image.convert(wanted)
+    except ValueError:
+        raise InvalidImage(f"expected a picture of a common mode, got mode {image.mode}") from None
 
 
 def _from_array(array: np.ndarray) -> tuple[Tensor, GiveBack]:
@@ -162,7 +184,7 @@ def _from_array(array: np.ndarray) -> tuple[Tensor, GiveBack]:
     grey, alpha = array.ndim == 2, array[..., 3:] if array.ndim == 3 else None
     colour = np.repeat(array[..., None], 3, axis=2) if grey else array[..., :3]
     pixels = torch.from_numpy(colour.astype(np.float32) / scale).permute(2, 0, 1).unsqueeze(0)
-    _check_range(pixels)
+    pixels = _in_range(pixels)
 
     def to_array(restored: Tensor) -> np.ndarray:
         values = restored[0].clamp(0, 1).permute(1, 2, 0).cpu().double().numpy() * scale
@@ -179,8 +201,8 @@ def _from_tensor(tensor: Tensor) -> tuple[Tensor, GiveBack]:
     if tensor.dtype != torch.uint8 and not tensor.is_floating_point():
         raise InvalidImage(f"expected uint8 or floats in [0, 1], got {tensor.dtype}")
     scale = 255 if tensor.dtype == torch.uint8 else 1
-    pixels = tensor.detach().view(-1, *tensor.shape[-3:]).float() / scale
-    _check_range(pixels)
+    pixels = tensor.detach().reshape(-1, *tensor.shape[-3:]).float() / scale
+    pixels = _in_range(pixels)
 
     def to_tensor(restored: Tensor) -> Tensor:
         values = restored.clamp(0, 1) * scale
@@ -190,8 +212,9 @@ def _from_tensor(tensor: Tensor) -> tuple[Tensor, GiveBack]:
     return pixels, to_tensor
 
 
-def _check_range(pixels: Tensor) -> None:
+def _in_range(pixels: Tensor) -> Tensor:
     low, high = pixels.min().item(), pixels.max().item()
     # Written so that NaN fails too.
     if not (low >= -1e-3 and high <= 1 + 1e-3):
         raise InvalidImage(f"expected values in [0, 1], got {low:g} to {high:g}; divide 8-bit values by 255")
+    return pixels.clamp(0, 1)

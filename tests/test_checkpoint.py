@@ -7,9 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dcpt.backbones.nafnet import NAFNet
 from dcpt.checkpoint import load_model, save_model
 from dcpt.errors import CheckpointMismatch, OutputError, UnknownName
 from dcpt.files import atomic_path
+from dcpt.heads import DegradationClassifier
 from dcpt.hub import from_pretrained
 
 
@@ -63,6 +65,30 @@ def test_missing_and_damaged_files_are_refused(folder, name, content):
     (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
     with pytest.raises(CheckpointMismatch):
         load_model(folder)
+
+
+@pytest.mark.parametrize("config", ["[]", "null", '{"variant": ["x"]}', '{"variant": "nafnet_test", "overrides": 5}'])
+def test_malformed_configs_are_refused(folder, config):
+    (folder / "config.json").write_text(config)
+    with pytest.raises(CheckpointMismatch, match="valid config.json"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("options", [{"num_classes": 3}, {"num_classes": 3, "norm": "batch"}])
+def test_heads_without_labels_and_with_batch_norm_come_back(folder, tmp_path, options):
+    backbone, _, _ = load_model(folder)
+    head = DegradationClassifier(backbone.feature_channels, **options)
+    for norm in (m for m in head.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+        norm.num_batches_tracked.fill_(100_000)  # more than float16 can count
+    save_model(tmp_path / "saved", backbone, head, dtype=torch.float16)
+    again = load_model(tmp_path / "saved")[1]
+    assert again.num_classes == 3 and again.norm == head.norm and again.labels == ()
+
+
+def test_a_backbone_without_a_name_is_not_saved(tmp_path):
+    with pytest.raises(CheckpointMismatch, match="register_backbone"):
+        save_model(tmp_path / "saved", NAFNet(width=8))
+    assert not (tmp_path / "saved").exists()
 
 
 def test_a_config_of_an_unknown_network_is_refused(folder):
