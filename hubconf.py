@@ -7,10 +7,17 @@ from typing import Any  # noqa: E402
 from dcpt import create_backbone as _create_backbone  # noqa: E402
 from dcpt import from_pretrained as _from_pretrained  # noqa: E402
 from dcpt import restore as dcpt_restore  # noqa: E402, F401
+from dcpt.errors import InvalidSetting as _InvalidSetting  # noqa: E402
 
 
 def _entry(variant: str, pretrained: bool | str, overrides: dict[str, Any]) -> Any:
-    return _from_pretrained(pretrained) if pretrained else _create_backbone(variant, **overrides)
+    if not pretrained:
+        return _create_backbone(variant, **overrides)
+    if overrides:
+        raise _InvalidSetting(f"expected no options beside pretrained weights, got {', '.join(overrides)}")
+    if pretrained is True:
+        raise _InvalidSetting("expected the name of weights or a folder; see dcpt.list_weights()")
+    return _from_pretrained(pretrained)
 
 
 def dcpt_nafnet(pretrained: bool | str = False, **overrides: Any) -> Any:
@@ -18,6 +25,6 @@ def dcpt_nafnet(pretrained: bool | str = False, **overrides: Any) -> Any:
     return _entry("nafnet", pretrained, overrides)
 
 
-def dcpt_nafnet_small(pretrained: bool | str = "nafnet-small-10d", **overrides: Any) -> Any:
-    """The small NAFNet, by default with the bundled weights; `pretrained` as for `dcpt_nafnet`."""
-    return _entry("nafnet_small", pretrained, overrides)
+def dcpt_nafnet_small(pretrained: bool | str = True, **overrides: Any) -> Any:
+    """The small NAFNet with the bundled weights; `pretrained` may be another name, a folder or False."""
+    return _entry("nafnet_small", "nafnet-small-10d" if pretrained is True else pretrained, overrides)

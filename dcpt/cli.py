@@ -20,8 +20,13 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except DcptError as error:
-            raise click.ClickException(" ".join(str(error).split())) from None
+        except (DcptError, OSError, MemoryError) as error:
+            message = " ".join(str(error).split()) or type(error).__name__
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":  # torch's own kind, and torch is not loaded here
+                raise
+            message = "the device is out of memory; try a smaller --tile-size or --device cpu"
+        raise click.ClickException(message) from None
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -63,7 +68,7 @@ class DegradeCommand(click.Command):
 @main.command(cls=DegradeCommand)
 @click.argument("path", type=EXISTING)
 @click.option("-o", "--output", required=True, type=EXISTING, help="Picture to write; a folder if PATH is one.")
-@click.option("--seed", default=0, show_default=True, help="The same seed gives the same picture.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="The same seed gives the same picture.")
 @click.option("--overwrite", is_flag=True, help="Replace pictures that exist already.")
 def degrade(path: Path, output: Path, seed: int, overwrite: bool, **severities: float | None) -> None:
     """Degrade a picture, or every picture of a folder; severities from 0 (mild) to 1 (strong)."""
@@ -134,7 +139,7 @@ def list_command() -> None:
 @main.command()
 @click.argument("folders", nargs=-1, required=True, type=EXISTING)
 @click.option("-o", "--output", required=True, type=EXISTING, help="File to write, ending in .safetensors.")
-@click.option("--crop-size", default=256, show_default=True, help="Side of the crops in pixels.")
+@click.option("--crop-size", type=click.IntRange(16), default=256, show_default=True, help="Side in pixels.")
 def pack(folders: tuple[Path, ...], output: Path, crop_size: int) -> None:
     """Pack folders of clean photographs into one file of crops, the fastest training data."""
     from dcpt.data.crops import pack_crops
@@ -172,12 +177,12 @@ def pretrain(
 ) -> None:
     """Pre-train backbone and classifier on DATA: folders of clean photographs, or a packed file."""
     from dcpt.data.crops import load_crops
+    from dcpt.device import pick_device
     from dcpt.pretraining import pretrain
     from dcpt.recipe import load_recipe, override_stage
-    from dcpt.training import prepare_device
 
     chosen = override_stage(load_recipe(recipe), "pretrain", parse_settings(settings))
-    click.echo(pretrain(chosen, load_crops(data), output, start=start, device=prepare_device(device)))
+    click.echo(pretrain(chosen, load_crops(data), output, start=start, device=pick_device(device)))
 
 
 @main.command()
@@ -192,12 +197,12 @@ def finetune(
 ) -> None:
     """Fine-tune a backbone for restoration on DATA: folders of clean photographs, or a packed file."""
     from dcpt.data.crops import load_crops
+    from dcpt.device import pick_device
     from dcpt.finetuning import finetune
     from dcpt.recipe import load_recipe, override_stage
-    from dcpt.training import prepare_device
 
     chosen = override_stage(load_recipe(recipe), "finetune", parse_settings(settings))
-    click.echo(finetune(chosen, load_crops(data), output, start=start, device=prepare_device(device)))
+    click.echo(finetune(chosen, load_crops(data), output, start=start, device=pick_device(device)))
 
 
 def parse_settings(settings: tuple[str, ...]) -> dict[str, str]:
@@ -220,8 +225,6 @@ def evaluate(
     benchmark: str, data: Path, model: str, classify: bool, limit: int | None, as_json: bool, device: str | None
 ) -> None:
     """Measure restoration, or recognition, of the ten degradations made from clean pictures."""
-    from dataclasses import asdict
-
     from tqdm import tqdm
 
     from dcpt.device import pick_device
@@ -236,6 +239,6 @@ def evaluate(
     else:
         report = evaluate_synthetic(Restorer(model, device=device).restore_batch, pictures, progress=tqdm)
     if as_json:
-        click.echo(json.dumps(asdict(report), indent=2))
+        click.echo(json.dumps(report.as_dict(), indent=2))
     else:
         click.echo(f"{model} on {len(pictures)} pictures; {report.protocol}\n\n{report.table()}")

@@ -17,6 +17,9 @@ def pick_device(device: torch.device | str | None) -> torch.device:
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         return accelerator or torch.device("cpu")
     try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise InvalidSetting(f"cannot use device {str(device)!r}: {str(error).splitlines()[0]}") from None
+        probe = torch.zeros(1, device=device)
+        probe.cpu()  # a device without data, such as "meta", fails here
+        return probe.device
+    except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InvalidSetting(f"cannot use device {str(device)!r}: {reason}") from None

@@ -8,8 +8,9 @@ change to the degradations changes the benchmark, so reports carry its version.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +75,19 @@ class Report:
         gains = [score.gain for score in self.scores if score.name not in (NOISE_25, CLEAN)]
         return sum(gains) / len(gains)
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON; what is infinite, as the PSNR of clean pictures, is None."""
+        rows = [asdict(score) | {"gain": score.gain} for score in self.scores]
+        rows = [{k: None if v in (math.inf, -math.inf) else v for k, v in row.items()} for row in rows]
+        return asdict(self) | {"scores": rows, "mean_gain": self.mean_gain}
+
     def table(self) -> str:
         """Return the scores as a Markdown table."""
         lines = ["| degradation | PSNR in | PSNR out | gain | SSIM in | SSIM out |", "|---|--:|--:|--:|--:|--:|"]
         lines += [
             f"| {s.name} | {s.psnr_lq:.2f} | {s.psnr:.2f} | {s.gain:+.2f} | {s.ssim_lq:.3f} | {s.ssim:.3f} |"
+            if math.isfinite(s.gain)
+            else f"| {s.name} | - | {s.psnr:.2f} | - | {s.ssim_lq:.3f} | {s.ssim:.3f} |"
             for s in self.scores
         ]
         return "\n".join([*lines, f"| **mean of ten** | | | **{self.mean_gain:+.2f}** | | |"])
@@ -103,6 +112,10 @@ class Confusion:
         """Share of right answers over the ten degradations, in [0, 1]; clean is not counted."""
         rows = [(i, row) for i, (label, row) in enumerate(zip(self.labels, self.counts)) if label != CLEAN]
         return sum(row[i] for i, row in rows) / sum(sum(row) for _, row in rows)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return asdict(self) | {"accuracy": self.accuracy}
 
     def table(self) -> str:
         """Return the counts as a Markdown table."""

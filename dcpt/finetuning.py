@@ -11,7 +11,6 @@ from dcpt.backbones import Backbone
 from dcpt.checkpoint import save_model
 from dcpt.data.crops import PackedCrops
 from dcpt.data.synthetic import Batch, SyntheticBatches
-from dcpt.files import write_json
 from dcpt.losses import l1_loss
 from dcpt.recipe import Recipe
 from dcpt.training import StepOutput, TrainingState, run_training, start_backbone
@@ -34,9 +33,9 @@ def finetune_step(backbone: Backbone, lq: Tensor, gt: Tensor) -> StepOutput:
 def finetune(
     recipe: Recipe,
     crops: PackedCrops,
-    folder: Path,
+    folder: str | Path,
     *,
-    start: Path | None = None,
+    start: str | Path | None = None,
     device: torch.device | str = "cpu",
 ) -> Path:
     """Fine-tune a backbone for restoration on clean photographs degraded on the fly.
@@ -57,19 +56,18 @@ def finetune(
     Raises:
         CheckpointMismatch: If `start` is damaged or of another backbone.
     """
-    stage, device = recipe.finetune, torch.device(device)
+    folder, stage, device = Path(folder), recipe.finetune, torch.device(device)
     backbone = start_backbone(recipe, start)
-    state = TrainingState(nn.ModuleDict({"backbone": backbone}).to(device), stage)
-    details = {"recipe": recipe.as_dict(), "data_manifest": crops.manifest_hash}
-    write_json(folder / "recipe.json", details)
+    identity = {"stage": "finetune", "seed": recipe.seed, "labels": list(recipe.labels), "data": crops.manifest_hash}
+    details = {"stage": "finetune", "recipe": recipe.as_dict(), "data_manifest": crops.manifest_hash}
+    state = TrainingState(nn.ModuleDict({"backbone": backbone}).to(device), stage, identity)
 
     def compute(batch: Batch) -> StepOutput:
         return finetune_step(backbone, batch.lq, batch.gt)
 
     def publish() -> None:
-        progress = {"stage": "finetune", "step": state.step}
-        save_model(folder / "model", state.ema["backbone"], details=details | progress)
+        save_model(folder / "model", state.ema["backbone"], details=details | {"step": state.step})
 
     batches = SyntheticBatches(crops.to(device), recipe, stage)
-    run_training(state, stage, batches, compute, folder, publish=publish)
+    run_training(state, stage, batches, compute, folder, recipe=details, publish=publish)
     return folder / "model"

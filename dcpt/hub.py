@@ -9,6 +9,7 @@ import torch
 
 from dcpt.backbones import Backbone
 from dcpt.checkpoint import CONFIG_FILE, load_model
+from dcpt.device import pick_device
 from dcpt.errors import CheckpointMismatch
 from dcpt.heads import DegradationClassifier
 from dcpt.weights import WEIGHTS
@@ -36,11 +37,13 @@ def from_pretrained(
     Raises:
         UnknownName: If there are no such weights.
         CheckpointMismatch: If the files are damaged, or have no head and one was asked for.
+        InvalidSetting: If the device does not exist.
     """
     folder = Path(name)
     if not (folder / CONFIG_FILE).is_file():
         folder = WEIGHTS[str(name)].folder
     backbone, head, _ = load_model(folder)
+    device = pick_device(device or "cpu")
     backbone = backbone.to(device)
     if not with_head:
         return backbone

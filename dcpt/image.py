@@ -165,10 +165,8 @@ def _from_pil(image: Image.Image) -> tuple[Tensor, GiveBack]:
 def _to_direct_mode(image: Image.Image) -> Image.Image:
     if image.mode == "1":
         return image.convert("L")
-    if image.has_transparency_data:
-        wanted = "RGBA"
-    else:
-        wanted = image.mode if image.mode in _DIRECT_MODES else "RGB"
+    opaque = image.mode if image.mode in _DIRECT_MODES else "RGB"
+    wanted = "RGBA" if image.has_transparency_data else opaque
     try:
         return image if image.mode == wanted else image.convert(wanted)
     except ValueError:

@@ -16,7 +16,6 @@ from dcpt.checkpoint import save_model
 from dcpt.data.crops import PackedCrops
 from dcpt.data.synthetic import Batch, SyntheticBatches
 from dcpt.errors import InvalidImage, InvalidSetting
-from dcpt.files import write_json
 from dcpt.heads import DegradationClassifier
 from dcpt.losses import focal_loss, l1_loss
 from dcpt.recipe import Recipe
@@ -76,9 +75,9 @@ def dcpt_pretrain_step(
 def pretrain(
     recipe: Recipe,
     crops: PackedCrops,
-    folder: Path,
+    folder: str | Path,
     *,
-    start: Path | None = None,
+    start: str | Path | None = None,
     device: torch.device | str = "cpu",
 ) -> Path:
     """Pre-train the recipe's backbone and head on clean photographs degraded on the fly.
@@ -99,7 +98,7 @@ def pretrain(
         InvalidSetting: If the recipe asks for mixed degradations, which have no class.
         CheckpointMismatch: If `start` is damaged or of another backbone.
     """
-    stage, device = recipe.pretrain, torch.device(device)
+    folder, stage, device = Path(folder), recipe.pretrain, torch.device(device)
     if stage.mixed_share:
         raise InvalidSetting("expected mixed_share 0 in pre-training: a mixture has no single class")
     backbone = start_backbone(recipe, start)
@@ -113,17 +112,16 @@ def pretrain(
             labels=recipe.labels,
         ),
     )
-    state = TrainingState(nn.ModuleDict({"backbone": backbone, "head": head}).to(device), stage)
-    details = {"recipe": recipe.as_dict(), "data_manifest": crops.manifest_hash}
-    write_json(folder / "recipe.json", details)
+    identity = {"stage": "pretrain", "seed": recipe.seed, "labels": list(recipe.labels), "data": crops.manifest_hash}
+    details = {"stage": "pretrain", "recipe": recipe.as_dict(), "data_manifest": crops.manifest_hash}
+    state = TrainingState(nn.ModuleDict({"backbone": backbone, "head": head}).to(device), stage, identity)
 
     def compute(batch: Batch) -> StepOutput:
         return dcpt_pretrain_step(backbone, head, batch.lq, batch.gt, batch.label)
 
     def publish() -> None:
-        progress = {"stage": "pretrain", "step": state.step}
-        save_model(folder / "model", state.ema["backbone"], state.ema["head"], details=details | progress)
+        save_model(folder / "model", state.ema["backbone"], state.ema["head"], details=details | {"step": state.step})
 
     batches = SyntheticBatches(crops.to(device), recipe, stage)
-    run_training(state, stage, batches, compute, folder, publish=publish)
+    run_training(state, stage, batches, compute, folder, recipe=details, publish=publish)
     return folder / "model"

@@ -6,6 +6,7 @@ lie in `dcpt/recipes/`. The keys of a section are the fields of `Stage`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
@@ -64,11 +65,13 @@ class Stage:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise InvalidSetting(f"expected {name} to be one of {allowed}, got {getattr(self, name)!r}")
-        for name in ("steps", "batch_size", "patch_size"):
-            if getattr(self, name) < 1:
-                raise InvalidSetting(f"expected {name} to be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.clean_share + self.mixed_share <= 1:
-            raise InvalidSetting("expected clean_share and mixed_share to lie in [0, 1] together")
+        for name, value in asdict(self).items():
+            lowest = 1 if name in ("steps", "batch_size", "patch_size") else 0
+            # Written so that NaN fails too.
+            if not isinstance(value, str) and not lowest <= value < math.inf:
+                raise InvalidSetting(f"expected {name} to be finite and at least {lowest}, got {value}")
+        if self.clean_share + self.mixed_share > 1 or self.ema_decay >= 1:
+            raise InvalidSetting("expected clean_share + mixed_share of at most 1 and an ema_decay below 1")
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,12 @@ class Recipe:
     pretrain: Stage = field(default_factory=Stage)
     finetune: Stage = field(default_factory=Stage)
 
+    def __post_init__(self) -> None:
+        if len(set(self.labels)) < 2 or len(set(self.labels)) < len(self.labels):
+            raise InvalidSetting(f"expected two or more different labels, got {list(self.labels)}")
+        if CLEAN not in self.labels and (self.pretrain.clean_share or self.finetune.clean_share):
+            raise InvalidSetting(f"expected {CLEAN!r} among the labels, for there is a clean_share")
+
     @property
     def degradations(self) -> tuple[str, ...]:
         """The labels without "clean"."""
@@ -116,7 +125,7 @@ def load_recipe(name: str | Path) -> Recipe:
 
     Raises:
         UnknownName: If there is no such recipe, or it has a key that does not exist.
-        InvalidSetting: If a value is of the wrong type or out of range.
+        InvalidSetting: If the file is no recipe, or a value is of the wrong type or out of range.
     """
     path = Path(name)
     if path.suffix in (".yaml", ".yml", ".json"):
@@ -127,17 +136,27 @@ def load_recipe(name: str | Path) -> Recipe:
         text = (resources.files("dcpt") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
     else:
         raise unknown_name("recipe", str(name), list_recipes())
-    return build_recipe(yaml.safe_load(text))
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InvalidSetting(f"cannot read the recipe {name}: {error}") from None
+    if isinstance(data, dict) and isinstance(data.get("recipe"), dict):
+        data = data["recipe"]  # the recipe.json of a run folder
+    return build_recipe(data)
 
 
 def build_recipe(data: Mapping[str, Any]) -> Recipe:
     """Build a recipe from plain data, checking every key and type."""
+    if not isinstance(data, Mapping):
+        raise InvalidSetting(f"expected a recipe with keys and values, got {data!r}")
     values = dict(data)
     for stage in ("pretrain", "finetune"):
         if stage in values:
-            values[stage] = _build(Stage, values[stage], f"key of {stage}:")
-    if "labels" in values:
-        values["labels"] = tuple(values["labels"])
+            values[stage] = _build(Stage, values[stage] or {}, f"key of {stage}:")
+    labels = values.get("labels", [])
+    if not isinstance(labels, (list, tuple)):
+        raise InvalidSetting(f"expected labels to be a list, got {labels!r}")
+    values["labels"] = tuple(map(str, labels))
     return _build(Recipe, values, "recipe key")
 
 
@@ -153,12 +172,14 @@ def override_stage(recipe: Recipe, stage: str, settings: Mapping[str, Any]) -> R
     return replace(recipe, **{stage: _build(Stage, values, f"key of {stage}:")})
 
 
-def _build(kind: type, values: Mapping[str, Any], what: str) -> Any:
+def _build(kind: type, values: Any, what: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise InvalidSetting(f"expected keys and values in place of {values!r} ({what} is missing)")
     types = {entry.name: entry.type for entry in fields(kind)}
     converted = {}
     for key, value in values.items():
         if key not in types:
-            raise unknown_name(what, key, types)
+            raise unknown_name(what, str(key), types)
         converted[key] = _convert(key, value, types[key])
     try:
         return kind(**converted)
@@ -172,6 +193,8 @@ def _convert(key: str, value: Any, kind: str) -> Any:
     if convert is None:
         return value
     try:
+        if convert is int and float(value) != int(value):
+            raise ValueError
         return convert(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InvalidSetting(f"expected {key} to be of type {kind}, got {value!r}") from None

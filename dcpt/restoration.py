@@ -13,15 +13,16 @@ from dcpt.backbones import Backbone
 from dcpt.device import pick_device
 from dcpt.hub import from_pretrained
 from dcpt.image import read_picture
-from dcpt.tiling import apply_tiled
-from dcpt.weights import DEFAULT_WEIGHTS
+from dcpt.tiling import apply_tiled, check_tiles
+from dcpt.weights import DEFAULT_WEIGHTS, list_weights
 
 
 class Restorer:
     """A loaded network on a device, ready to restore many pictures.
 
     Args:
-        model: Name of weights, a model folder, or a backbone.
+        model: Name of weights, a model folder, or a backbone, which is then moved to the device and
+            switched to evaluation mode.
         device: "cpu", "cuda", "mps" or a torch device; default the fastest there is.
         tile_size: Pictures with a longer side than this, in pixels, are processed in tiles.
         overlap: Pixels that neighbouring tiles share.
@@ -44,6 +45,7 @@ class Restorer:
         backbone = model if isinstance(model, Backbone) else from_pretrained(model)
         self.backbone = backbone.to(self.device).eval()
         self.tile_size, self.overlap = tile_size, overlap
+        check_tiles(self.backbone.size_multiple, tile_size, overlap)
 
     def restore(self, image: Any) -> Any:
         """Restore one picture, or a batch in a tensor; see the function `restore`."""
@@ -82,9 +84,11 @@ def restore(
         InvalidImage: If it is not a readable picture.
         UnknownName: If there is no such model.
     """
-    return _restorer(model, device).restore(image)
+    # Only the bundled weights are kept: a folder may change on disk, a backbone in its owner's hands.
+    load = _bundled_restorer if model in list_weights() else Restorer
+    return load(model, device=device).restore(image)
 
 
 @functools.lru_cache(maxsize=2)
-def _restorer(model: str | Path | Backbone, device: torch.device | str | None) -> Restorer:
-    return Restorer(model, device=device)
+def _bundled_restorer(name: str, *, device: torch.device | str | None) -> Restorer:
+    return Restorer(name, device=device)

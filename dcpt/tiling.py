@@ -46,6 +46,15 @@ def blend_weights(length: int, start: int, total: int, overlap: int) -> Tensor:
     return weights
 
 
+def check_tiles(multiple: int, tile_size: int, overlap: int) -> None:
+    """Raise InvalidSetting unless tiles of this size can overlap this much and still advance."""
+    if overlap < 1 or tile_size // multiple * multiple - overlap < multiple:
+        raise InvalidSetting(
+            f"expected an overlap of at least 1 and a tile of at least {max(overlap, 1) + 2 * multiple - 1} "
+            f"pixels, got an overlap of {overlap} and a tile of {tile_size}"
+        )
+
+
 def apply_tiled(
     network: Callable[[Tensor], Tensor], x: Tensor, *, multiple: int, tile_size: int, overlap: int
 ) -> Tensor:
@@ -65,12 +74,8 @@ def apply_tiled(
     Raises:
         InvalidSetting: If the tile is smaller than a multiple plus the overlap.
     """
+    check_tiles(multiple, tile_size, overlap)
     tile_size = tile_size // multiple * multiple
-    if overlap < 1 or tile_size - overlap < multiple:
-        raise InvalidSetting(
-            f"expected an overlap of at least 1 and a tile of at least {overlap + multiple} pixels, "
-            f"got an overlap of {overlap} and a tile of {tile_size}"
-        )
     height, width = x.shape[-2:]
     x = pad_to_multiple(x, multiple)
     rows, columns = (tile_starts(side, tile_size, overlap, multiple) for side in x.shape[-2:])

@@ -7,10 +7,10 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +19,11 @@ from tqdm import tqdm
 from dcpt.backbones import Backbone, create_backbone
 from dcpt.checkpoint import load_model
 from dcpt.data.synthetic import Batch
-from dcpt.device import pick_device
-from dcpt.errors import CheckpointMismatch, DcptError
-from dcpt.files import atomic_path
+from dcpt.errors import CheckpointMismatch, DcptError, OutputError
+from dcpt.files import atomic_path, write_json
 from dcpt.recipe import Recipe, Stage
 
-CHECKPOINT_FILE, LOG_FILE = "checkpoint.pt", "metrics.jsonl"
+CHECKPOINT_FILE, LOG_FILE, RECIPE_FILE = "checkpoint.pt", "metrics.jsonl", "recipe.json"
 
 
 @dataclass(frozen=True)
@@ -56,10 +55,12 @@ class TrainingState:
     Args:
         model: The trained modules by name, "backbone" and possibly "head".
         stage: Rates and decays.
+        identity: What must not change when a run is resumed, as plain data.
     """
 
-    def __init__(self, model: nn.ModuleDict, stage: Stage) -> None:
+    def __init__(self, model: nn.ModuleDict, stage: Stage, identity: Mapping[str, Any]) -> None:
         self.step = 0
+        self.identity = dict(identity)
         self.model = model
         self.ema = copy.deepcopy(model).requires_grad_(False).eval()
         self.optimizer = torch.optim.AdamW([{"params": list(module.parameters())} for module in model.values()])
@@ -90,11 +91,18 @@ class TrainingState:
             group["lr"] = learning_rate(self.step, peak, stage)
 
     def save(self, folder: Path) -> None:
-        """Write the checkpoint of the run folder, atomically."""
+        """Write the checkpoint of the run folder, atomically.
+
+        Raises:
+            DcptError: If a weight is no longer finite; the checkpoint before stays as it is.
+        """
+        if not all(torch.isfinite(weight).all() for weight in self.model.parameters()):
+            raise diverged(self.step)
         buffer = io.BytesIO()  # torch.save to a path destroys the old file when it fails midway
         torch.save(
             {
                 "step": self.step,
+                "identity": self.identity,
                 "model": self.model.state_dict(),
                 "ema": self.ema.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
@@ -108,20 +116,32 @@ class TrainingState:
         """Take the state of the run folder, if it has one; return whether it had.
 
         Raises:
-            CheckpointMismatch: If the checkpoint is damaged or of another network.
+            CheckpointMismatch: If the checkpoint is damaged or of a run with other settings.
         """
         path = folder / CHECKPOINT_FILE
         if not path.exists():
             return False
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
+            changed = [key for key, value in self.identity.items() if saved["identity"].get(key) != value]
+            if changed:
+                raise ValueError(f"it was made with another {' and '.join(changed)}; choose a new folder")
             self.model.load_state_dict(saved["model"])
             self.ema.load_state_dict(saved["ema"])
             self.optimizer.load_state_dict(saved["optimizer"])
             self.step = saved["step"]
         except Exception as error:  # torch raises many kinds here
-            raise CheckpointMismatch(f"cannot resume from {path}: {str(error).splitlines()[0]}") from None
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise CheckpointMismatch(f"cannot resume from {path}: {reason}") from None
         return True
+
+
+def diverged(step: int) -> DcptError:
+    """Return the error for a loss or weight that is not finite."""
+    return DcptError(
+        f"loss or weights are no longer finite at step {step}; repeat the command to go on from the "
+        "last checkpoint, with a lower lr or with precision=fp32"
+    )
 
 
 def learning_rate(step: int, peak: float, stage: Stage) -> float:
@@ -135,7 +155,7 @@ def learning_rate(step: int, peak: float, stage: Stage) -> float:
     return low + (peak - low) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
 
 
-def start_backbone(recipe: Recipe, start: Path | None) -> Backbone:
+def start_backbone(recipe: Recipe, start: str | Path | None) -> Backbone:
     """Create the recipe's backbone, with the weights of the model folder `start` if there is one.
 
     Raises:
@@ -143,10 +163,11 @@ def start_backbone(recipe: Recipe, start: Path | None) -> Backbone:
     """
     backbone = seeded(recipe.seed, lambda: create_backbone(recipe.backbone))
     if start is not None:
-        trained, _, config = load_model(start)
-        if config["variant"] != recipe.backbone:
+        trained, _, _ = load_model(Path(start))
+        if (trained.variant, trained.overrides) != (recipe.backbone, {}):
             raise CheckpointMismatch(
-                f"expected a {recipe.backbone} to start from, got a {config['variant']} in {start}"
+                f"expected a plain {recipe.backbone} to start from, got a {trained.variant} "
+                f"with the options {trained.overrides} in {start}"
             )
         backbone.load_state_dict(trained.state_dict())
     return backbone
@@ -169,6 +190,7 @@ def run_training(
     compute_step: Callable[[Batch], StepOutput],
     folder: Path,
     *,
+    recipe: Mapping[str, Any],
     publish: Callable[[], None],
     checkpoint_every: int = 500,
     log_every: int = 50,
@@ -180,16 +202,22 @@ def run_training(
         stage: Length, rates and precision.
         batches: Gives the batch of a step.
         compute_step: Gives the losses of a batch.
-        folder: Run folder: gets `checkpoint.pt` and `metrics.jsonl` (one line per `log_every` steps).
-        publish: Called after each checkpoint, to write the model as users load it.
+        folder: Run folder: gets `recipe.json`, `checkpoint.pt` and `metrics.jsonl` (one line per
+            `log_every` steps).
+        recipe: What the run does, to be written there.
+        publish: Called after each checkpoint and at the end, to write the model as users load it.
         checkpoint_every: Steps between checkpoints.
         log_every: Steps between log lines, over which they average.
 
     Raises:
-        DcptError: If the loss is no longer finite; the last checkpoint is from before that.
+        DcptError: If the loss or a weight is no longer finite; the checkpoint is from before that.
+        CheckpointMismatch: If the folder holds a damaged checkpoint, or another run.
     """
+    # Young gains and small rates breed denormal numbers, which slow a CPU step by a fifth.
+    torch.set_flush_denormal(True)
     if state.load(folder):
         tqdm.write(f"resuming {folder} at step {state.step}")
+    write_json(folder / RECIPE_FILE, recipe)
     keep_log_until(folder / LOG_FILE, state.step)
     device = next(state.model.parameters()).device
     window: list[dict[str, Tensor]] = []
@@ -206,28 +234,16 @@ def run_training(
             if state.step % log_every == 0 or last:
                 row = average(window)
                 if not math.isfinite(row["loss"]):
-                    raise DcptError(
-                        f"the loss is no longer finite at step {state.step}; the last checkpoint in "
-                        f"{folder} is good: resume with a lower lr or with precision=fp32"
-                    )
+                    raise diverged(state.step)
                 seconds = (time.perf_counter() - started) / len(window)
                 append_log(folder / LOG_FILE, {"step": state.step, **row, "seconds_per_step": seconds})
                 bar.set_postfix({name: f"{value:.4f}" for name, value in row.items()})
                 window, started = [], time.perf_counter()
             if state.step % checkpoint_every == 0 or last:
                 state.save(folder)
-                publish()
-
-
-def prepare_device(device: str | None) -> torch.device:
-    """Return the device to train on, tuned for it.
-
-    Raises:
-        InvalidSetting: If the device is unknown or absent.
-    """
-    # Young gains and small rates breed denormal numbers, which slow a CPU step by a fifth.
-    torch.set_flush_denormal(True)
-    return pick_device(device)
+                if not last:
+                    publish()
+    publish()  # here, so that a run cut off between its last checkpoint and this line gets it, too
 
 
 def average(window: list[dict[str, Tensor]]) -> dict[str, float]:
@@ -237,16 +253,25 @@ def average(window: list[dict[str, Tensor]]) -> dict[str, float]:
 
 def append_log(path: Path, row: dict[str, float]) -> None:
     """Add one JSON line to a log."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def keep_log_until(path: Path, step: int) -> None:
-    """Drop the lines of steps after `step`: they will be run, and logged, again."""
+    """Drop the lines of steps after `step`, which will be logged again, and a line cut short."""
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8").splitlines()
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
+
+    def is_kept(line: str) -> bool:
+        try:
+            return json.loads(line)["step"] <= step
+        except (ValueError, KeyError, TypeError):
+            return False
+
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if is_kept(line)]
     with atomic_path(path) as temporary:
         temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")

@@ -75,6 +75,8 @@ def test_evaluate_prints_tables_and_json(model_folder, tmp_path):
     assert table.exit_code == 0, table.output
     assert "| noise (sigma 25) |" in table.output and "mean of ten" in table.output
     # A head of three classes: one picture each of noise and haze, and a clean one.
+    report = json.loads(run(*evaluate, "--json").stdout, parse_constant=lambda name: pytest.fail(name))
+    assert report["scores"][-1]["psnr_lq"] is None and len(report["scores"]) == 12
     confusion = json.loads(run(*evaluate, "--classify", "--json").stdout)
     assert confusion["labels"] == ["noise", "haze", "clean"]
     assert [sum(row) for row in confusion["counts"]] == [1, 1, 1]
@@ -143,13 +145,19 @@ def test_a_folder_without_write_permission_is_one_line(photo, model_folder, tmp_
     assert_one_line(run("restore", photo, "-o", locked / "out.png", "--model", model_folder))
 
 
-def test_wrong_settings_are_one_line(photo, photo_folder, tmp_path):
+def test_wrong_settings_are_one_line(photo, photo_folder, model_folder, tmp_path):
     assert "at least one degradation" in assert_one_line(run("degrade", photo, "-o", tmp_path / "o.png"))
     assert "KEY=VALUE" in assert_one_line(run("pretrain", photo_folder, "-o", tmp_path / "run", "--set", "steps"))
     assert "no.safetensors" in assert_one_line(run("pretrain", tmp_path / "no.safetensors", "-o", tmp_path / "run"))
     assert ".safetensors" in assert_one_line(run("pack", photo_folder, "-o", tmp_path / "crops.bin"))
     assert "none at" in assert_one_line(run("evaluate", "synthetic-10d", "--data", tmp_path / "no"))
     assert run("degrade", photo, "-o", tmp_path / "o.png", "--haze", "2").exit_code == 2
+    assert_one_line(run("restore", "x" * 5000, "-o", tmp_path / "o.png"))
+    assert_one_line(run("degrade", photo, "-o", tmp_path / ("x" * 300 + ".png"), "--haze", "1"))
+    for device in ("gpu", "meta"):
+        assert "cannot use device" in assert_one_line(
+            run("restore", photo, "-o", tmp_path / "o.png", "--model", model_folder, "--device", device)
+        )
     assert not (tmp_path / "run").exists()
 
 

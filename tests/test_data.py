@@ -5,6 +5,7 @@ import hashlib
 import pytest
 import torch
 from conftest import as_uint8, make_picture
+from PIL import Image
 
 from dcpt.data.crops import PackedCrops, load_crops, pack_crops, positions, sample_patches
 from dcpt.data.synthetic import MIXED, SyntheticBatches
@@ -41,6 +42,14 @@ def test_a_packed_file_gives_the_same_crops(crops, photo_folder, tmp_path):
     loaded = load_crops([tmp_path / "crops.safetensors"])
     assert torch.equal(loaded.pixels, crops.pixels) and loaded.manifest_hash == crops.manifest_hash
     assert load_crops([photo_folder], crop_size=64).manifest_hash == crops.manifest_hash
+
+
+def test_files_of_one_name_in_two_folders_are_both_in_the_manifest(photo_folder, tmp_path):
+    (tmp_path / "more").mkdir()
+    Image.fromarray(as_uint8(make_picture(64, 64, 9))).save(tmp_path / "more/0.png")
+    (photo_folder / "folder.png").mkdir()
+    files = pack_crops([photo_folder, tmp_path / "more"], crop_size=64).files
+    assert set(files) == {"photos/0.png", "photos/1.png", "photos/2.png", "photos/3.png", "more/0.png"}
 
 
 def test_the_manifest_hash_changes_with_the_photographs(crops):

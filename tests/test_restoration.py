@@ -1,6 +1,7 @@
 """`restore`: any kind, any size, the same out; tiles against the whole."""
 
 import io
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 
 import dcpt
 from dcpt.backbones.base import Backbone
+from dcpt.checkpoint import save_model
 from dcpt.errors import InvalidImage, InvalidSetting, UnknownName
 
 
@@ -84,9 +86,21 @@ def test_mistakes_are_named(picture):
         dcpt.Restorer(Negative(), device="gpu")
     with pytest.raises(InvalidImage, match="found no file"):
         dcpt.restore(Path("missing.png"))
+    with pytest.raises(InvalidSetting, match="at least 79 pixels, got an overlap of 64 and a tile of -5"):
+        dcpt.Restorer(Negative(), tile_size=-5)
+
+
+def test_a_model_folder_is_read_anew(model_folder, picture, tmp_path):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    before = dcpt.restore(picture, model=str(folder), device="cpu")
+    backbone = dcpt.from_pretrained(folder)
+    torch.nn.init.zeros_(backbone.ending.weight)
+    save_model(folder, backbone)
+    assert not torch.equal(before, dcpt.restore(picture, model=str(folder), device="cpu"))
 
 
 @pytest.mark.gpu
-def test_restoring_on_the_gpu_gives_the_same_picture(model_folder, picture):
+def test_restoring_on_the_gpu_gives_the_same_picture(model_folder, picture, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     cpu, gpu = (dcpt.restore(picture, model=str(model_folder), device=device) for device in ("cpu", "cuda"))
     assert (cpu - gpu).abs().max() < 1e-3

@@ -1,6 +1,7 @@
 """Recipes, the loop, and that an interrupted run ends where an uninterrupted one does."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from dcpt.finetuning import finetune
 from dcpt.hub import from_pretrained
 from dcpt.pretraining import pretrain
 from dcpt.recipe import Recipe, Stage, build_recipe, list_recipes, load_recipe, override_stage
-from dcpt.training import learning_rate
+from dcpt.training import TrainingState, learning_rate
 
 STAGE = Stage(steps=6, batch_size=4, patch_size=16, lr=1e-3, head_lr=1e-3, warmup_steps=2, clip_norm=1.0)
 RECIPE = Recipe("test", "nafnet_test", ("noise", "haze", "clean"), pretrain=STAGE, finetune=STAGE)
@@ -116,12 +117,45 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(crops
     assert final_state(tmp_path)["step"] == 6
 
 
+def test_a_run_folder_is_not_resumed_with_other_data_or_another_stage(crops, tmp_path):
+    finetune(RECIPE, crops, tmp_path)
+    recipe = (tmp_path / "recipe.json").read_text()
+    with pytest.raises(CheckpointMismatch, match="another seed"):
+        finetune(replace(RECIPE, seed=1), crops, tmp_path)
+    with pytest.raises(CheckpointMismatch, match="another data"):
+        finetune(RECIPE, replace(crops, files={}), tmp_path)
+    with pytest.raises(CheckpointMismatch, match="another stage"):
+        pretrain(RECIPE, crops, tmp_path)
+    assert (tmp_path / "recipe.json").read_text() == recipe
+    assert load_recipe(tmp_path / "recipe.json") == RECIPE
+
+
+def test_a_run_cut_off_before_its_model_was_written_writes_it_when_repeated(crops, tmp_path):
+    model = finetune(RECIPE, crops, tmp_path)
+    shutil.rmtree(model)
+    with open(tmp_path / "metrics.jsonl", "a") as log:
+        log.write('{"step": 7, "lo')
+    assert from_pretrained(finetune(RECIPE, crops, tmp_path)) is not None
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [6]
+
+
+def test_weights_that_are_not_finite_are_never_saved(crops, tmp_path):
+    backbone = torch.nn.ModuleDict({"backbone": torch.nn.Linear(1, 1)})
+    state = TrainingState(backbone, STAGE, {})
+    state.save(tmp_path)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    torch.nn.init.constant_(backbone["backbone"].weight, float("nan"))
+    with pytest.raises(DcptError, match="no longer finite"):
+        state.save(tmp_path)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
 def test_damaged_or_foreign_starts_are_refused(crops, tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(b"half a file")
     with pytest.raises(CheckpointMismatch, match="cannot resume"):
         finetune(RECIPE, crops, tmp_path)
     pair = pretrain(RECIPE, crops, tmp_path / "pretrain")
-    with pytest.raises(CheckpointMismatch, match="expected a nafnet_small to start from, got a nafnet_test"):
+    with pytest.raises(CheckpointMismatch, match="expected a plain nafnet_small to start from, got a nafnet_test"):
         finetune(replace(RECIPE, backbone="nafnet_small"), crops, tmp_path / "other", start=pair)
 
 
@@ -161,3 +195,17 @@ def test_mistakes_in_recipes_are_named(tmp_path):
     with pytest.raises(InvalidSetting, match="incomplete recipe"):
         build_recipe({"name": "x"})
     assert override_stage(recipe, "pretrain", {"lr": "3e-4"}).pretrain.lr == 3e-4
+
+
+@pytest.mark.parametrize(
+    "text", ["", "5", "{half", "[a]", "{name: x, backbone: y, labels: 5}", "{name: x, backbone: y, labels: [a, a]}",
+             "{name: x, backbone: y, labels: [a, b], pretrain: 5}", "{name: x, backbone: y, labels: [a, b], seed: 1.5}",
+             "{name: x, backbone: y, labels: [a, b], finetune: {steps: .inf}}",
+             "{name: x, backbone: y, labels: [a, b], finetune: {lr: -1}}",
+             "{name: x, backbone: y, labels: [a, b], finetune: {ema_decay: .nan}}",
+             "{name: x, backbone: y, labels: [a, b], finetune: {clean_share: 0.5}}"],
+)  # fmt: skip
+def test_malformed_recipes_are_refused(text, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(InvalidSetting):
+        load_recipe(tmp_path / "recipe.yaml")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ class PackedCrops:
 
     Attributes:
         pixels: (N, S, S, 3), uint8, RGB.
-        files: sha256 of each source file by its name, sorted: the data manifest.
+        files: sha256 of each source file by its path below the folders: the data manifest.
     """
 
     pixels: Tensor
@@ -63,14 +64,18 @@ def pack_crops(folders: Sequence[Path], *, crop_size: int = 256, min_detail: flo
             picture = open_image(path).convert("RGB")
         except DcptError:
             continue
-        files[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-        half = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.LANCZOS)
-        crops += [c for p in (picture, half) for c in cut(np.asarray(p), crop_size) if c.std() >= min_detail]
+        half = picture.resize((max(1, picture.width // 2), max(1, picture.height // 2)), Image.Resampling.LANCZOS)
+        cuts = [c for p in (picture, half) for c in cut(np.asarray(p), crop_size) if c.std() >= min_detail]
+        if cuts:
+            crops += cuts
+            files[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
     if not crops:
         raise InvalidData(
             f"expected photographs of at least {crop_size}x{crop_size} pixels below "
             f"{', '.join(map(str, folders))}, found none"
         )
+    common = os.path.commonpath(folders)
+    files = {Path(os.path.relpath(path, common)).as_posix(): digest for path, digest in files.items()}
     return PackedCrops(torch.from_numpy(np.stack(crops)), dict(sorted(files.items())))
 
 
@@ -94,7 +99,8 @@ def find_photographs(folders: Sequence[Path]) -> list[Path]:
     for folder in folders:
         if not folder.is_dir():
             raise InvalidData(f"expected a folder of photographs, found none at {folder}")
-    found = {path for folder in folders for path in folder.rglob("*") if path.suffix.lower() in FORMAT_OF_SUFFIX}
+    paths = {path for folder in folders for path in folder.rglob("*")}
+    found = [path for path in paths if path.suffix.lower() in FORMAT_OF_SUFFIX and path.is_file()]
     return sorted(found, key=lambda path: (path.name, str(path)))
 
 
