@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dcpt.errors import InvalidImage, InvalidSetting
@@ -93,6 +94,35 @@ def uniform(generator: torch.Generator, *shape: int, low: float = 0.0, high: flo
 def per_picture(values: Tensor) -> Tensor:
     """View one number per picture, (B,), so that it broadcasts over (B, C, H, W)."""
     return values.view(-1, 1, 1, 1)
+
+
+SCENE = 256  # pixels; a smaller picture shows a part of a scene of this size
+
+
+def scene_window(batch: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """Choose the part of the scene that each picture shows: sampling positions, (B, H, W, 2).
+
+    The scene spans [-1, 1] in x and y. A picture of `SCENE` pixels or more shows all of it, a
+    smaller one (a training patch) a window somewhere in it, so that depth and other fields
+    change over a patch as slowly as over the photograph it was cut from.
+    """
+    extent = [min(1.0, side / SCENE) for side in (width, height)]
+    axes = []
+    for side, share in zip((width, height), extent):
+        centre = uniform(generator, batch, 1, low=share - 1, high=1 - share)
+        axes.append(centre + share * torch.linspace(-1, 1, side, device=generator.device))
+    x, y = axes
+    return torch.stack((x[:, None, :].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)), dim=3)
+
+
+def smooth_field(window: Tensor, generator: torch.Generator, *, octaves: int = 3) -> Tensor:
+    """Draw smooth random maps in [0, 1] over a scene window, (B, 1, H, W), halving detail per octave."""
+    field = torch.zeros_like(window[..., 0]).unsqueeze(1)
+    for octave in range(octaves):
+        side = 2 ** (octave + 1) + 1
+        coarse = uniform(generator, len(window), 1, side, side)
+        field += 0.5**octave * F.grid_sample(coarse, window, padding_mode="border", align_corners=True)
+    return field / sum(0.5**octave for octave in range(octaves))
 
 
 def degrade(image: Any, *, seed: int = 0, **severities: float) -> Any:

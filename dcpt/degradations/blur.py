@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dcpt.degradations.base import GAMMA, register_degradation, uniform
+from dcpt.degradations.base import GAMMA, register_degradation, scene_window, smooth_field, uniform
 
 
 def convolve(x: Tensor, kernels: Tensor) -> Tensor:
@@ -90,11 +90,10 @@ def defocus_blur(gt: Tensor, generator: torch.Generator, severity: Tensor) -> Te
     largest = 1 + 5 * severity
     hexagonal = uniform(generator, batch) < 0.5
     rotation = uniform(generator, batch, high=math.pi)
-    depth = uniform(generator, batch, 1, 3, 3)
-    depth = F.interpolate(depth, size=(height, width), mode="bicubic", align_corners=False)
+    depth = smooth_field(scene_window(batch, height, width, generator), generator, octaves=1)
 
     linear, levels = gt**GAMMA, torch.linspace(0.3, 1, 4).tolist()
-    position = depth.clamp(0, 1) * (len(levels) - 1)
+    position = depth * (len(levels) - 1)
     blurred = torch.zeros_like(gt)
     for index, level in enumerate(levels):
         kernels = aperture_kernels(level * largest, hexagonal, rotation, radius=7)

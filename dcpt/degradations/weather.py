@@ -6,19 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dcpt.degradations.base import per_picture, register_degradation, uniform
+from dcpt.degradations.base import per_picture, register_degradation, scene_window, smooth_field, uniform
 from dcpt.degradations.blur import convolve, pixel_grid
-
-
-def smooth_field(
-    batch: int, height: int, width: int, generator: torch.Generator, *, octaves: int = 3
-) -> Tensor:
-    """Draw smooth random maps in [0, 1], (B, 1, H, W), with detail halved in size per octave."""
-    field = torch.zeros(batch, 1, height, width, device=generator.device)
-    for octave in range(octaves):
-        coarse = uniform(generator, batch, 1, 2 ** (octave + 1) + 1, 2 ** (octave + 1) + 1)
-        field += 0.5**octave * F.interpolate(coarse, (height, width), mode="bilinear", align_corners=True)
-    return field / sum(0.5**octave for octave in range(octaves))
 
 
 def procedural_depth(gt: Tensor, generator: torch.Generator) -> Tensor:
@@ -28,13 +17,15 @@ def procedural_depth(gt: Tensor, generator: torch.Generator) -> Tensor:
     and regions of one brightness tend to lie at one distance (bright ones, like sky, far).
     """
     batch, _, height, width = gt.shape
-    up = torch.linspace(1, 0, height, device=gt.device).view(1, 1, height, 1)
-    ground = up ** per_picture(uniform(generator, batch, low=0.4, high=2))
-    brightness = F.adaptive_avg_pool2d(gt.mean(1, keepdim=True), (min(height, 16), min(width, 16)))
+    window = scene_window(batch, height, width, generator)
+    up = 0.5 - window[:, :, :1, 1].view(batch, 1, height, 1) / 2
+    ground = up.clamp(0, 1) ** per_picture(uniform(generator, batch, low=0.4, high=2))
+    cells = [max(1, min(side // 16, 16)) for side in (height, width)]
+    brightness = F.adaptive_avg_pool2d(gt.mean(1, keepdim=True), cells)
     brightness = F.interpolate(brightness, (height, width), mode="bicubic", align_corners=False)
     weights = uniform(generator, batch, 3, low=0.05) * torch.tensor([1.0, 0.6, 0.8], device=gt.device)
     weights = weights / weights.sum(1, keepdim=True)
-    cues = (ground, smooth_field(batch, height, width, generator), brightness.clamp(0, 1))
+    cues = (ground, smooth_field(window, generator), brightness.clamp(0, 1))
     depth = sum(per_picture(weights[:, i]) * cue for i, cue in enumerate(cues))
     return depth.clamp(0, 1)
 
