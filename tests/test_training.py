@@ -209,3 +209,19 @@ def test_malformed_recipes_are_refused(text, tmp_path):
     (tmp_path / "recipe.yaml").write_text(text)
     with pytest.raises(InvalidSetting):
         load_recipe(tmp_path / "recipe.yaml")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("mode", MODES)
+def test_both_stages_train_on_the_gpu(mode, precision, crops, tmp_path):
+    recipe = override_stage(RECIPE, mode, {"precision": precision})
+    backbone = from_pretrained(MODES[mode](recipe, crops, tmp_path, device="cuda"))
+    assert all(torch.isfinite(weight).all() for weight in backbone.parameters())
+
+
+@pytest.mark.gpu
+def test_batches_are_made_on_the_gpu_and_repeat(crops):
+    batches = SyntheticBatches(crops.to(torch.device("cuda")), RECIPE, STAGE)
+    first, again = batches(3), batches(3)
+    assert first.lq.is_cuda and torch.equal(first.lq, again.lq) and torch.equal(first.label, again.label)
