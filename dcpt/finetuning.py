@@ -13,7 +13,7 @@ from dcpt.data.crops import PackedCrops
 from dcpt.data.synthetic import Batch, SyntheticBatches
 from dcpt.losses import l1_loss
 from dcpt.recipe import Recipe
-from dcpt.training import StepOutput, TrainingState, run_training, start_backbone
+from dcpt.training import StepOutput, TrainingState, describe_run, run_training, start_backbone
 
 
 def finetune_step(backbone: Backbone, lq: Tensor, gt: Tensor) -> StepOutput:
@@ -58,16 +58,15 @@ def finetune(
     """
     folder, stage, device = Path(folder), recipe.finetune, torch.device(device)
     backbone = start_backbone(recipe, start)
-    identity = {"stage": "finetune", "seed": recipe.seed, "labels": list(recipe.labels), "data": crops.manifest_hash}
-    details = {"stage": "finetune", "recipe": recipe.as_dict(), "data_manifest": crops.manifest_hash}
-    state = TrainingState(nn.ModuleDict({"backbone": backbone}).to(device), stage, identity)
+    origin = describe_run("finetune", recipe, crops)
+    state = TrainingState(nn.ModuleDict({"backbone": backbone}).to(device), stage, origin)
 
     def compute(batch: Batch) -> StepOutput:
         return finetune_step(backbone, batch.lq, batch.gt)
 
     def publish() -> None:
-        save_model(folder / "model", state.ema["backbone"], details=details | {"step": state.step})
+        save_model(folder / "model", state.ema["backbone"], details=origin | {"step": state.step})
 
     batches = SyntheticBatches(crops.to(device), recipe, stage)
-    run_training(state, stage, batches, compute, folder, recipe=details, publish=publish)
+    run_training(state, stage, batches, compute, folder, origin=origin, publish=publish)
     return folder / "model"

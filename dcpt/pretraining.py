@@ -19,7 +19,7 @@ from dcpt.errors import InvalidImage, InvalidSetting
 from dcpt.heads import DegradationClassifier
 from dcpt.losses import focal_loss, l1_loss
 from dcpt.recipe import Recipe
-from dcpt.training import StepOutput, TrainingState, run_training, seeded, start_backbone
+from dcpt.training import StepOutput, TrainingState, describe_run, run_training, seeded, start_backbone
 
 
 def dcpt_pretrain_step(
@@ -112,16 +112,15 @@ def pretrain(
             labels=recipe.labels,
         ),
     )
-    identity = {"stage": "pretrain", "seed": recipe.seed, "labels": list(recipe.labels), "data": crops.manifest_hash}
-    details = {"stage": "pretrain", "recipe": recipe.as_dict(), "data_manifest": crops.manifest_hash}
-    state = TrainingState(nn.ModuleDict({"backbone": backbone, "head": head}).to(device), stage, identity)
+    origin = describe_run("pretrain", recipe, crops)
+    state = TrainingState(nn.ModuleDict({"backbone": backbone, "head": head}).to(device), stage, origin)
 
     def compute(batch: Batch) -> StepOutput:
         return dcpt_pretrain_step(backbone, head, batch.lq, batch.gt, batch.label)
 
     def publish() -> None:
-        save_model(folder / "model", state.ema["backbone"], state.ema["head"], details=details | {"step": state.step})
+        save_model(folder / "model", state.ema["backbone"], state.ema["head"], details=origin | {"step": state.step})
 
     batches = SyntheticBatches(crops.to(device), recipe, stage)
-    run_training(state, stage, batches, compute, folder, recipe=details, publish=publish)
+    run_training(state, stage, batches, compute, folder, origin=origin, publish=publish)
     return folder / "model"

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from dcpt.backbones import Backbone, create_backbone
 from dcpt.checkpoint import load_model
+from dcpt.data.crops import PackedCrops
 from dcpt.data.synthetic import Batch
 from dcpt.errors import CheckpointMismatch, DcptError, OutputError
 from dcpt.files import atomic_path, write_json
@@ -55,12 +56,15 @@ class TrainingState:
     Args:
         model: The trained modules by name, "backbone" and possibly "head".
         stage: Rates and decays.
-        identity: What must not change when a run is resumed, as plain data.
+        origin: What the run is, from `describe_run`. The settings of the stage may change when it
+            is resumed; the kind of stage, seed, labels and data may not.
     """
 
-    def __init__(self, model: nn.ModuleDict, stage: Stage, identity: Mapping[str, Any]) -> None:
+    def __init__(self, model: nn.ModuleDict, stage: Stage, origin: Mapping[str, Any]) -> None:
         self.step = 0
-        self.identity = dict(identity)
+        recipe = origin["recipe"]
+        self.identity = {"stage": origin["stage"], "seed": recipe["seed"], "labels": recipe["labels"]}
+        self.identity["data"] = origin["data_manifest"]
         self.model = model
         self.ema = copy.deepcopy(model).requires_grad_(False).eval()
         self.optimizer = torch.optim.AdamW([{"params": list(module.parameters())} for module in model.values()])
@@ -155,6 +159,11 @@ def learning_rate(step: int, peak: float, stage: Stage) -> float:
     return low + (peak - low) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
 
 
+def describe_run(stage: str, recipe: Recipe, crops: PackedCrops) -> dict[str, Any]:
+    """Return what determines a run, as plain data: it is kept beside everything the run writes."""
+    return {"stage": stage, "recipe": recipe.as_dict(), "data_manifest": crops.manifest_hash}
+
+
 def start_backbone(recipe: Recipe, start: str | Path | None) -> Backbone:
     """Create the recipe's backbone, with the weights of the model folder `start` if there is one.
 
@@ -190,7 +199,7 @@ def run_training(
     compute_step: Callable[[Batch], StepOutput],
     folder: Path,
     *,
-    recipe: Mapping[str, Any],
+    origin: Mapping[str, Any],
     publish: Callable[[], None],
     checkpoint_every: int = 500,
     log_every: int = 50,
@@ -204,7 +213,7 @@ def run_training(
         compute_step: Gives the losses of a batch.
         folder: Run folder: gets `recipe.json`, `checkpoint.pt` and `metrics.jsonl` (one line per
             `log_every` steps).
-        recipe: What the run does, to be written there.
+        origin: What the run is, from `describe_run`, to be written there.
         publish: Called after each checkpoint and at the end, to write the model as users load it.
         checkpoint_every: Steps between checkpoints.
         log_every: Steps between log lines, over which they average.
@@ -217,7 +226,7 @@ def run_training(
     torch.set_flush_denormal(True)
     if state.load(folder):
         tqdm.write(f"resuming {folder} at step {state.step}")
-    write_json(folder / RECIPE_FILE, recipe)
+    write_json(folder / RECIPE_FILE, origin)
     keep_log_until(folder / LOG_FILE, state.step)
     device = next(state.model.parameters()).device
     window: list[dict[str, Tensor]] = []

@@ -14,7 +14,7 @@ from dcpt.finetuning import finetune
 from dcpt.hub import from_pretrained
 from dcpt.pretraining import pretrain
 from dcpt.recipe import Recipe, Stage, build_recipe, list_recipes, load_recipe, override_stage
-from dcpt.training import TrainingState, learning_rate
+from dcpt.training import TrainingState, describe_run, learning_rate
 
 STAGE = Stage(steps=6, batch_size=4, patch_size=16, lr=1e-3, head_lr=1e-3, warmup_steps=2, clip_norm=1.0)
 RECIPE = Recipe("test", "nafnet_test", ("noise", "haze", "clean"), pretrain=STAGE, finetune=STAGE)
@@ -141,7 +141,7 @@ def test_a_run_cut_off_before_its_model_was_written_writes_it_when_repeated(crop
 
 def test_weights_that_are_not_finite_are_never_saved(crops, tmp_path):
     backbone = torch.nn.ModuleDict({"backbone": torch.nn.Linear(1, 1)})
-    state = TrainingState(backbone, STAGE, {})
+    state = TrainingState(backbone, STAGE, describe_run("finetune", RECIPE, crops))
     state.save(tmp_path)
     before = (tmp_path / "checkpoint.pt").read_bytes()
     torch.nn.init.constant_(backbone["backbone"].weight, float("nan"))
