@@ -10,7 +10,7 @@ import click
 
 from dcpt.errors import DcptError, OutputError
 
-EXISTING = click.Path(path_type=Path)
+PATH = click.Path(path_type=Path)
 DEVICE = click.option("--device", help="cpu, cuda or mps; default: the fastest there is.")
 
 
@@ -36,8 +36,8 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("path", type=EXISTING)
-@click.option("-o", "--output", required=True, type=EXISTING, help="Picture to write; a folder if PATH is one.")
+@click.argument("path", type=PATH)
+@click.option("-o", "--output", required=True, type=PATH, help="Picture to write; a folder if PATH is one.")
 @click.option("--model", default="nafnet-small-10d", show_default=True, help="Name of weights or a model folder.")
 @DEVICE
 @click.option("--tile-size", default=1024, show_default=True, help="Larger pictures are processed in tiles.")
@@ -66,8 +66,8 @@ class DegradeCommand(click.Command):
 
 
 @main.command(cls=DegradeCommand)
-@click.argument("path", type=EXISTING)
-@click.option("-o", "--output", required=True, type=EXISTING, help="Picture to write; a folder if PATH is one.")
+@click.argument("path", type=PATH)
+@click.option("-o", "--output", required=True, type=PATH, help="Picture to write; a folder if PATH is one.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="The same seed gives the same picture.")
 @click.option("--overwrite", is_flag=True, help="Replace pictures that exist already.")
 def degrade(path: Path, output: Path, seed: int, overwrite: bool, **severities: float | None) -> None:
@@ -137,8 +137,8 @@ def list_command() -> None:
 
 
 @main.command()
-@click.argument("folders", nargs=-1, required=True, type=EXISTING)
-@click.option("-o", "--output", required=True, type=EXISTING, help="File to write, ending in .safetensors.")
+@click.argument("folders", nargs=-1, required=True, type=PATH)
+@click.option("-o", "--output", required=True, type=PATH, help="File to write, ending in .safetensors.")
 @click.option("--crop-size", type=click.IntRange(16), default=256, show_default=True, help="Side in pixels.")
 def pack(folders: tuple[Path, ...], output: Path, crop_size: int) -> None:
     """Pack folders of clean photographs into one file of crops, the fastest training data."""
@@ -154,10 +154,10 @@ def pack(folders: tuple[Path, ...], output: Path, crop_size: int) -> None:
 def training_options(command: Any) -> Any:
     """Add the arguments and options that both training commands share."""
     for option in (
-        click.argument("data", nargs=-1, required=True, type=EXISTING),
-        click.option("-o", "--output", required=True, type=EXISTING, help="Run folder; an unfinished run resumes."),
+        click.argument("data", nargs=-1, required=True, type=PATH),
+        click.option("-o", "--output", required=True, type=PATH, help="Run folder; an unfinished run resumes."),
         click.option("--recipe", default="small-10d", show_default=True, help="Name or file of a recipe."),
-        click.option("--from", "start", type=EXISTING, help="Model folder with the backbone to start from."),
+        click.option("--from", "start", type=PATH, help="Model folder with the backbone to start from."),
         click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the recipe."),
         DEVICE,
     ):
@@ -215,7 +215,7 @@ def parse_settings(settings: tuple[str, ...]) -> dict[str, str]:
 
 @main.command()
 @click.argument("benchmark", type=click.Choice(["synthetic-10d"]))
-@click.option("--data", required=True, type=EXISTING, help="Folder of clean pictures of at least 256x256 pixels.")
+@click.option("--data", required=True, type=PATH, help="Folder of clean pictures of at least 256x256 pixels.")
 @click.option("--model", default="nafnet-small-10d", show_default=True, help="Name of weights or a model folder.")
 @click.option("--classify", is_flag=True, help="Evaluate the classifier of MODEL instead of the restoration.")
 @click.option("--limit", type=int, help="Use only the first pictures.")
