@@ -55,5 +55,5 @@ def test_the_shipped_example_is_restored_the_same_way_twice():
         pixels, _ = read_picture(picture)
         return (pixels[..., 1:] - pixels[..., :-1]).abs().mean()
 
-    assert roughness(first) < 0.5 * roughness(path)
+    assert roughness(first) < 0.7 * roughness(path)
     assert torch.isfinite(read_picture(first)[0]).all()
