@@ -167,42 +167,40 @@ def training_options(command: Any) -> Any:
 
 @main.command()
 @training_options
-def pretrain(
-    data: tuple[Path, ...],
-    output: Path,
-    recipe: str,
-    settings: tuple[str, ...],
-    start: Path | None,
-    device: str | None,
-) -> None:
+def pretrain(**arguments: Any) -> None:
     """Pre-train backbone and classifier on DATA: folders of clean photographs, or a packed file."""
-    from dcpt.data.crops import load_crops
-    from dcpt.device import pick_device
     from dcpt.pretraining import pretrain
-    from dcpt.recipe import load_recipe, override_stage
 
-    chosen = override_stage(load_recipe(recipe), "pretrain", parse_settings(settings))
-    click.echo(pretrain(chosen, load_crops(data), output, start=start, device=pick_device(device)))
+    run_stage("pretrain", pretrain, **arguments)
 
 
 @main.command()
 @training_options
-def finetune(
+def finetune(**arguments: Any) -> None:
+    """Fine-tune a backbone for restoration on DATA: folders of clean photographs, or a packed file."""
+    from dcpt.finetuning import finetune
+
+    run_stage("finetune", finetune, **arguments)
+
+
+def run_stage(
+    stage: str,
+    train: Any,
+    *,
     data: tuple[Path, ...],
     output: Path,
     recipe: str,
-    settings: tuple[str, ...],
     start: Path | None,
+    settings: tuple[str, ...],
     device: str | None,
 ) -> None:
-    """Fine-tune a backbone for restoration on DATA: folders of clean photographs, or a packed file."""
+    """Run a training stage with the settings of the command line and print the model folder."""
     from dcpt.data.crops import load_crops
     from dcpt.device import pick_device
-    from dcpt.finetuning import finetune
     from dcpt.recipe import load_recipe, override_stage
 
-    chosen = override_stage(load_recipe(recipe), "finetune", parse_settings(settings))
-    click.echo(finetune(chosen, load_crops(data), output, start=start, device=pick_device(device)))
+    chosen = override_stage(load_recipe(recipe), stage, parse_settings(settings))
+    click.echo(train(chosen, load_crops(data), output, start=start, device=pick_device(device)))
 
 
 def parse_settings(settings: tuple[str, ...]) -> dict[str, str]:
