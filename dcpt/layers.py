@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from dcpt.errors import InvalidSetting
+
+Attention = Literal["softmax", "relu"]
+
+# Depthwise convolutions run at half speed on channel counts that are no multiple of this.
+CHANNEL_STEP = 16
+
+
+def use_channels_last(module: nn.Module) -> None:
+    """Lay out the weights of all convolutions channels-last; `Module.to` fails on 5-D parameters."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            part.to(memory_format=torch.channels_last)
 
 
 class ChannelLayerNorm(nn.Module):
@@ -24,3 +40,155 @@ class ChannelLayerNorm(nn.Module):
         x = x.permute(0, 2, 3, 1)
         x = F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
         return x.permute(0, 3, 1, 2)
+
+
+class BiasFreeLayerNorm(nn.Module):
+    """Division by the standard deviation over the channels; the mean stays in.
+
+    Source: Restormer's bias-free variant (Mohan et al., ICLR 2020).
+    """
+
+    def __init__(self, channels: int, *, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.permute(0, 2, 3, 1)
+        mean = x.mean(-1, keepdim=True)
+        # The variance by way of the fused norm's own statistic is not differentiable, and
+        # `Tensor.var` is 10x slower than these two passes.
+        deviation = (x - mean).square().mean(-1, keepdim=True)
+        return (x * torch.rsqrt(deviation + self.eps) * self.weight).permute(0, 3, 1, 2)
+
+
+class TransposedAttention(nn.Module):
+    """Self-attention between channels instead of pixels: its cost is linear in the pixels (MDTA).
+
+    Queries and keys are normalised over all pixels. That scales the rows and columns of the
+    small (C, C) map, so it is done there. The map and the output projection are both linear
+    in the values, so their product is applied in one pass.
+
+    Source: Restormer, section 3.1.
+
+    Args:
+        channels: Channels of the map.
+        num_heads: Groups of channels attended to separately; a divisor of `channels`.
+        activation: What turns similarities to weights: "softmax" (the paper) or "relu" (DCPT).
+        bias: Whether the convolutions have biases.
+    """
+
+    def __init__(self, channels: int, num_heads: int, *, activation: Attention, bias: bool) -> None:
+        super().__init__()
+        if activation not in get_args(Attention):
+            raise InvalidSetting(f"expected attention to be one of {get_args(Attention)}, got {activation!r}")
+        if channels % num_heads:
+            raise InvalidSetting(f"expected channels divisible by the {num_heads} heads, got {channels}")
+        self.num_heads = num_heads
+        self.activation = activation
+        self.temperature = nn.Parameter(torch.ones(num_heads, 1, 1))
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1, bias=bias)
+        self.qkv_dwconv = nn.Conv2d(3 * channels, 3 * channels, 3, padding=1, groups=3 * channels, bias=bias)
+        self.project_out = nn.Conv2d(channels, channels, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        qkv = self.qkv_dwconv(self.qkv(x)).permute(0, 2, 3, 1).flatten(1, 2)  # (B, H*W, 3C)
+        q, k, v = qkv.chunk(3, dim=-1)
+        project = self.project_out.weight.view(channels, self.num_heads, -1).transpose(0, 1)
+        mix = project @ self._map(q, k)  # (B, heads, C, C / heads)
+        y = v @ mix.permute(0, 1, 3, 2).flatten(1, 2)
+        if self.project_out.bias is not None:
+            y = y + self.project_out.bias
+        return y.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+    def _map(self, q: Tensor, k: Tensor) -> Tensor:
+        """Return the attention of channels to channels, (B, heads, C / heads, C / heads)."""
+        q, k = (x.unflatten(-1, (self.num_heads, -1)) for x in (q, k))  # (B, H*W, heads, C / heads)
+        similarity = q.permute(0, 2, 3, 1) @ k.transpose(1, 2)
+        q_norm, k_norm = (x.square().sum(1).sqrt().clamp_min(1e-12) for x in (q, k))
+        similarity = similarity * self.temperature / (q_norm[..., :, None] * k_norm[..., None, :])
+        return similarity.softmax(-1) if self.activation == "softmax" else similarity.relu()
+
+
+class GatedFeedForward(nn.Module):
+    """Two depthwise branches, one gating the other through GELU (GDFN).
+
+    Each branch runs with its channels zero-padded to a multiple of 16; the padding stays zero
+    through the gate and changes nothing.
+
+    Source: Restormer, section 3.2.
+    """
+
+    def __init__(self, channels: int, hidden: int, *, bias: bool) -> None:
+        super().__init__()
+        self.gap = -hidden % CHANNEL_STEP
+        self.project_in = nn.Conv2d(channels, 2 * hidden, 1, bias=bias)
+        self.dwconv = nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, bias=bias)
+        self.project_out = nn.Conv2d(hidden, channels, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.conv2d(x, self._pad(self.project_in.weight), self._pad(self.project_in.bias))
+        weight = self._pad(self.dwconv.weight)
+        x = F.conv2d(x, weight, self._pad(self.dwconv.bias), padding=1, groups=len(weight))
+        gate, value = x.chunk(2, dim=1)
+        weight = F.pad(self.project_out.weight, (0, 0, 0, 0, 0, self.gap))
+        return F.conv2d(F.gelu(gate) * value, weight, self.project_out.bias)
+
+    def _pad(self, parameter: Tensor | None) -> Tensor | None:
+        """Append zeros to both halves of the first axis."""
+        if parameter is None or not self.gap:
+            return parameter
+        halves = parameter.unflatten(0, (2, -1))
+        return F.pad(halves, (0, 0) * (halves.ndim - 2) + (0, self.gap)).flatten(0, 1)
+
+
+class TransformerBlock(nn.Module):
+    """Transposed attention, then the gated feed-forward network, each with a residual.
+
+    Source: Restormer, figure 2.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int,
+        *,
+        ffn_expansion: float,
+        bias: bool,
+        norm_bias: bool,
+        norm_eps: float,
+        attention: Attention,
+    ) -> None:
+        super().__init__()
+        norm = ChannelLayerNorm if norm_bias else BiasFreeLayerNorm
+        self.norm1 = nn.ModuleDict({"body": norm(channels, eps=norm_eps)})
+        self.attn = TransposedAttention(channels, num_heads, activation=attention, bias=bias)
+        self.norm2 = nn.ModuleDict({"body": norm(channels, eps=norm_eps)})
+        self.ffn = GatedFeedForward(channels, int(channels * ffn_expansion), bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1["body"](x))
+        return x + self.ffn(self.norm2["body"](x))
+
+
+class Downsample(nn.Module):
+    """Halve the sides and double the channels: 3x3 convolution, then pixel unshuffle."""
+
+    def __init__(self, channels: int, *, bias: bool) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(channels, channels // 2, 3, padding=1, bias=bias), nn.PixelUnshuffle(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+class Upsample(nn.Module):
+    """Double the sides and halve the channels: 3x3 convolution, then pixel shuffle."""
+
+    def __init__(self, channels: int, *, bias: bool) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(channels, 2 * channels, 3, padding=1, bias=bias), nn.PixelShuffle(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
