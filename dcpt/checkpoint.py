@@ -1,9 +1,8 @@
-"""Weights on disk: written atomically, read without ever executing a pickle."""
+"""Models on disk as this package writes them: safetensors, written atomically, loaded strictly."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -95,14 +94,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointMismatch(f"cannot read weights from {path}: {error}") from None
-
-
-def published_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the tensors of an official DCPT NAFNet checkpoint to the names of the paper's release.
-
-    DCPT keeps its decoder levels as `decoder0`, `decoder1` ...; published, they are `decoders.0` ...
-    """
-    return {re.sub(r"^decoder(\d+)\.", r"decoders.\1.", name): tensor for name, tensor in state.items()}
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], *, source: object) -> None:

@@ -1,48 +1,52 @@
-"""Trained models by name or folder."""
+"""Trained models by name, file or folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 
 from dcpt.backbones import Backbone
 from dcpt.checkpoint import CONFIG_FILE, load_model
+from dcpt.conversion import CHECKPOINT_SUFFIXES, load_checkpoint
 from dcpt.device import pick_device
-from dcpt.errors import CheckpointMismatch
+from dcpt.errors import CheckpointMismatch, InvalidSetting
 from dcpt.heads import DegradationClassifier
 from dcpt.weights import WEIGHTS
 
 
 @overload
 def from_pretrained(
-    name: str | Path, *, with_head: Literal[False] = False, device: torch.device | str | None = None
+    name: str | Path, *, with_head: Literal[False] = False, device: torch.device | str | None = None, **options: Any
 ) -> Backbone: ...
 @overload
 def from_pretrained(
-    name: str | Path, *, with_head: Literal[True], device: torch.device | str | None = None
+    name: str | Path, *, with_head: Literal[True], device: torch.device | str | None = None, **options: Any
 ) -> tuple[Backbone, DegradationClassifier]: ...
 def from_pretrained(
-    name: str | Path, *, with_head: bool = False, device: torch.device | str | None = None
+    name: str | Path, *, with_head: bool = False, device: torch.device | str | None = None, **options: Any
 ) -> Backbone | tuple[Backbone, DegradationClassifier]:
     """Load a trained model, in evaluation mode.
 
     Args:
-        name: A name from `list_weights()`, or a folder written by training.
+        name: A name from `list_weights()`, a folder written by training, or a checkpoint file of
+            NAFNet, Restormer, PromptIR or SwinIR: published, of DCPT or of MaskDCPT.
         with_head: Return the pair of backbone and degradation classifier; its `labels` name the
             classes.
         device: Where to put it; default the CPU.
+        **options: For a checkpoint file, constructor options that its weights do not tell, such
+            as `attention="softmax"`.
 
     Raises:
-        UnknownName: If there are no such weights.
+        UnknownName: If there are no such weights or options.
         CheckpointMismatch: If the files are damaged, or have no head and one was asked for.
-        InvalidSetting: If the device does not exist.
+        InvalidSetting: If the device does not exist, or options are given for other than a file.
+
+    Warns:
+        UserWarning: If an option that a checkpoint file does not tell had to be assumed.
     """
-    folder = Path(name)
-    if not (folder / CONFIG_FILE).is_file():
-        folder = WEIGHTS[str(name)].folder
-    backbone, head, _ = load_model(folder)
+    backbone, head = _load(name, options)
     device = pick_device(device or "cpu")
     backbone = backbone.to(device)
     if not with_head:
@@ -50,3 +54,14 @@ def from_pretrained(
     if head is None:
         raise CheckpointMismatch(f"expected weights with a classifier head, got {name}, which has none")
     return backbone, head.to(device)
+
+
+def _load(name: str | Path, options: dict[str, Any]) -> tuple[Backbone, DegradationClassifier | None]:
+    path = Path(name)
+    if path.suffix in CHECKPOINT_SUFFIXES:
+        return load_checkpoint(path, **options), None
+    if options:
+        raise InvalidSetting(f"expected no options beside {name}, whose config has them, got {', '.join(options)}")
+    folder = path if (path / CONFIG_FILE).is_file() else WEIGHTS[str(name)].folder
+    backbone, head, _ = load_model(folder)
+    return backbone, head

@@ -16,13 +16,15 @@ from dcpt.registry import Registry, unknown_name
 class Backbone(nn.Module):
     """A restoration network that can also hand out its decoder features.
 
-    A subclass sets the three attributes below and implements `forward`. Its stem and its
-    output convolution may be anything; DCPT only needs the features.
+    A subclass sets the first three attributes below, the fourth if it has such options, and
+    implements `forward`. Its stem and its output convolution may be anything; DCPT only needs
+    the features.
 
     Attributes:
         feature_channels: Channels of each feature map, finest first.
         feature_strides: Input pixels per feature pixel, finest first.
         size_multiple: Height and width of the input must be multiples of this.
+        silent_options: Constructor options that change the result but leave no trace in the weights.
         variant: Name under which `create_backbone` made it, or None for an unregistered one.
         overrides: The options given to `create_backbone` on top of the variant's own.
     """
@@ -30,6 +32,7 @@ class Backbone(nn.Module):
     feature_channels: tuple[int, ...]
     feature_strides: tuple[int, ...]
     size_multiple: int
+    silent_options: dict[str, Any] = {}
     variant: str | None = None
     overrides: dict[str, Any] = {}
 
@@ -61,6 +64,12 @@ class Backbone(nn.Module):
             )
 
 
+    @classmethod
+    def default_options(cls) -> dict[str, Any]:
+        """Return the options of the constructor with their defaults."""
+        return {name: option.default for name, option in inspect.signature(cls).parameters.items()}
+
+
 Constructor = Callable[..., Backbone]
 C = TypeVar("C", bound=Constructor)
 
@@ -87,13 +96,18 @@ def create_backbone(name: str, **overrides: Any) -> Backbone:
         UnknownName: If there is no such variant or option; the message has the nearest ones.
     """
     constructor = BACKBONES[name]
-    options = inspect.signature(typing.get_type_hints(constructor)["return"]).parameters
+    options = backbone_class(name).default_options()
     for option in overrides:
         if option not in options:
             raise unknown_name(f"option of backbone {name!r}:", option, options)
     backbone = constructor(**overrides)
     backbone.variant, backbone.overrides = name, overrides
     return backbone
+
+
+def backbone_class(name: str) -> type[Backbone]:
+    """Return the class that a registered variant is an instance of."""
+    return typing.get_type_hints(BACKBONES[name])["return"]
 
 
 def list_backbones() -> list[str]:

@@ -116,6 +116,7 @@ class NAFNet(Backbone):
         self.feature_channels = tuple(width * 2**level for level in range(depth))
         self.feature_strides = tuple(2**level for level in range(depth))
         self.size_multiple = 2**depth
+        self.silent_options = {"pooling": pooling, "pooling_window": pooling_window, "norm_eps": norm_eps}
 
         def stage(level: int, num_blocks: int) -> nn.Sequential:
             window = pooling_window // 2**level if pooling == "local" else None

@@ -79,6 +79,7 @@ class PromptIR(Backbone):
         self.feature_channels = (2 * dim, 4 * dim, 4 * dim)
         self.feature_strides = (2, 4, 8)
         self.size_multiple = 8
+        self.silent_options = {"norm_eps": norm_eps}
         prompts = [dim * 4 // 3, dim * 8 // 3, dim * 20 // 3]
         settings = {"ffn_expansion": ffn_expansion, "bias": bias, "attention": "softmax"}
         settings |= {"norm_bias": True, "norm_eps": norm_eps}

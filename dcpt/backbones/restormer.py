@@ -60,6 +60,7 @@ class Restormer(Backbone):
         self.feature_channels = (2 * dim, 2 * dim, 4 * dim)
         self.feature_strides = (1, 2, 4)
         self.size_multiple = 8
+        self.silent_options = {"attention": attention, "norm_eps": norm_eps}
         settings = {"ffn_expansion": ffn_expansion, "bias": bias, "attention": attention}
         settings |= {"norm_bias": norm_bias, "norm_eps": norm_eps}
 

@@ -196,7 +196,8 @@ class SwinIR(Backbone):
         self.feature_channels = (embed_dim,) * num_features
         self.feature_strides = (1,) * num_features
         self.size_multiple = window_size
-        self.shift_mask = shift_mask
+        self.silent_options = {"shift_mask": shift_mask, "norm_eps": norm_eps}
+        self.silent_options |= {"num_heads": num_heads, "window_size": window_size}
         self.register_buffer("mean", torch.tensor(RGB_MEAN).view(1, 3, 1, 1), persistent=False)
 
         settings = {"mlp_ratio": mlp_ratio, "relative_position_bias": relative_position_bias, "norm_eps": norm_eps}
@@ -215,9 +216,9 @@ class SwinIR(Backbone):
     def forward(self, x: Tensor, hook: bool = False) -> Tensor | list[Tensor]:
         self.check_input(x)
         height, width = x.shape[-2:]
-        size, device = self.size_multiple, x.device
+        size, masked, device = self.size_multiple, self.silent_options["shift_mask"], x.device
         grids = tuple(
-            Windows(height, width, size, shift=shift, masked=self.shift_mask, device=device)
+            Windows(height, width, size, shift=shift, masked=masked, device=device)
             for shift in (0, size // 2)
         )
         x = (x - self.mean).contiguous(memory_format=torch.channels_last)
