@@ -95,12 +95,15 @@ def pretrain(
         The folder of the trained pair, `folder / "model"`: averaged weights, backbone and head.
 
     Raises:
-        InvalidSetting: If the recipe asks for mixed degradations, which have no class.
+        InvalidSetting: If the recipe asks for mixed degradations, which have no class, or for
+            normalized gradients.
         CheckpointMismatch: If `start` is damaged or of another backbone.
     """
     folder, stage, device = Path(folder), recipe.pretrain, torch.device(device)
     if stage.mixed_share:
         raise InvalidSetting("expected mixed_share 0 in pre-training: a mixture has no single class")
+    if stage.gradients != "mean":
+        raise InvalidSetting("expected gradients=mean in pre-training: a head may normalise over the batch")
     backbone = start_backbone(recipe, start)
     head = seeded(
         recipe.seed + 1,

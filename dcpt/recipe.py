@@ -36,6 +36,9 @@ class Stage:
         warmup_steps: Steps from rate 0 to the peak.
         weight_decay: AdamW weight decay of the backbone.
         head_weight_decay: The same of the head.
+        gradients: "mean" of the loss over the batch, or "normalized": that of each picture is scaled
+            to length 1 before averaging, so that the degradations with the largest errors, such as
+            darkness and haze, do not drown those with small ones (fine-tuning only; one pass per picture).
         clip_norm: Gradient norm to clip at; 0 switches clipping off.
         ema_decay: Decay of the averaged weights; 0 switches averaging off.
         clean_share: Share of pictures left clean.
@@ -54,6 +57,7 @@ class Stage:
     warmup_steps: int = 0
     weight_decay: float = 0.0
     head_weight_decay: float = 1e-4
+    gradients: str = "mean"
     clip_norm: float = 0.0
     ema_decay: float = 0.999
     clean_share: float = 0.0
@@ -62,6 +66,7 @@ class Stage:
 
     def __post_init__(self) -> None:
         choices = {"schedule": ("constant", "cosine"), "precision": ("fp32", "bf16")}
+        choices["gradients"] = ("mean", "normalized")
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise InvalidSetting(f"expected {name} to be one of {allowed}, got {getattr(self, name)!r}")

@@ -70,9 +70,8 @@ class TrainingState:
         self.optimizer = torch.optim.AdamW([{"params": list(module.parameters())} for module in model.values()])
         self.stage = stage
 
-    def update(self, loss: Tensor) -> None:
-        """Do one optimizer step on a loss, and move the averaged weights after it."""
-        loss.backward()
+    def update(self) -> None:
+        """Do one optimizer step on the gradients, and move the averaged weights after it."""
         if self.stage.clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.stage.clip_norm)
         self._set_rates()
@@ -229,15 +228,24 @@ def run_training(
     write_json(folder / RECIPE_FILE, origin)
     keep_log_until(folder / LOG_FILE, state.step)
     device = next(state.model.parameters()).device
+
+    def compute(batch: Batch) -> StepOutput:
+        with torch.autocast(device.type, torch.bfloat16, enabled=stage.precision == "bf16"):
+            return compute_step(batch)
+
+    def backward(batch: Batch) -> dict[str, Tensor]:
+        if stage.gradients == "normalized":
+            return backward_normalized(batch, compute, list(state.model.parameters()))
+        output = compute(batch)
+        output.loss.backward()
+        return output.metrics()
+
     window: list[dict[str, Tensor]] = []
     started = time.perf_counter()
     with tqdm(total=stage.steps, initial=state.step, unit="step", dynamic_ncols=True) as bar:
         while state.step < stage.steps:
-            batch = batches(state.step)
-            with torch.autocast(device.type, torch.bfloat16, enabled=stage.precision == "bf16"):
-                output = compute_step(batch)
-            state.update(output.loss)
-            window.append(output.metrics())
+            window.append(backward(batches(state.step)))
+            state.update()
             bar.update()
             last = state.step == stage.steps
             if state.step % log_every == 0 or last:
@@ -253,6 +261,31 @@ def run_training(
                 if not last:
                     publish()
     publish()  # here, so that a run cut off between its last checkpoint and this line gets it, too
+
+
+def backward_normalized(
+    batch: Batch, compute_step: Callable[[Batch], StepOutput], parameters: list[nn.Parameter]
+) -> dict[str, Tensor]:
+    """Leave the mean of the pictures' gradients, each scaled to length 1, in the parameters.
+
+    The gradient of a dark picture is some ten times that of a noisy one. In their plain mean
+    noise is hardly heard, and the optimizer's steps shake what was learnt about it.
+
+    Returns:
+        The metrics, averaged over the pictures.
+    """
+    total = [torch.zeros_like(parameter) for parameter in parameters]
+    rows = []
+    for picture in batch.pictures():
+        output = compute_step(picture)
+        gradients = torch.autograd.grad(output.loss, parameters)
+        length = nn.utils.get_total_norm(gradients).clamp_min(1e-12)
+        for mean, gradient in zip(total, gradients, strict=True):
+            mean += gradient / (length * len(batch.lq))
+        rows.append(output.metrics())
+    for parameter, mean in zip(parameters, total, strict=True):
+        parameter.grad = mean
+    return {name: torch.stack([row[name] for row in rows]).mean() for name in rows[0]}
 
 
 def average(window: list[dict[str, Tensor]]) -> dict[str, float]:

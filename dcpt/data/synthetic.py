@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +33,11 @@ class Batch:
     lq: Tensor
     gt: Tensor
     label: Tensor
+
+    def pictures(self) -> Iterator[Batch]:
+        """Give the pictures one by one, as batches of one."""
+        for index in range(len(self.lq)):
+            yield Batch(*(x[index : index + 1] for x in (self.lq, self.gt, self.label)))
 
 
 class SyntheticBatches:
