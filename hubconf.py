@@ -1,30 +1,41 @@
-"""Entry points for torch.hub: `torch.hub.load("dcpt-ir/dcpt", "dcpt_nafnet", pretrained=False)`."""
+"""Entry points for torch.hub, one per backbone: `torch.hub.load("dcpt-ir/dcpt", "dcpt_promptir")`."""
 
-dependencies = ["torch", "safetensors", "PIL", "numpy", "click", "tqdm", "yaml"]
+from collections.abc import Callable as _Callable
+from typing import Any as _Any
 
-from typing import Any  # noqa: E402
+from dcpt import create_backbone as _create_backbone
+from dcpt import from_pretrained as _from_pretrained
+from dcpt import list_backbones as _list_backbones
+from dcpt import restore as dcpt_restore  # noqa: F401
+from dcpt.backbones.base import BACKBONES as _BACKBONES
+from dcpt.errors import CheckpointMismatch as _CheckpointMismatch
+from dcpt.weights import DEFAULT_WEIGHTS as _DEFAULT_WEIGHTS
 
-from dcpt import create_backbone as _create_backbone  # noqa: E402
-from dcpt import from_pretrained as _from_pretrained  # noqa: E402
-from dcpt import restore as dcpt_restore  # noqa: E402, F401
-from dcpt.errors import InvalidSetting as _InvalidSetting  # noqa: E402
-
-
-def _entry(variant: str, pretrained: bool | str, overrides: dict[str, Any]) -> Any:
-    if not pretrained:
-        return _create_backbone(variant, **overrides)
-    if overrides:
-        raise _InvalidSetting(f"expected no options beside pretrained weights, got {', '.join(overrides)}")
-    if pretrained is True:
-        raise _InvalidSetting("expected the name of weights or a folder; see dcpt.list_weights()")
-    return _from_pretrained(pretrained)
+dependencies = ["torch", "safetensors", "einops", "numpy", "PIL", "click", "tqdm", "yaml"]
 
 
-def dcpt_nafnet(pretrained: bool | str = False, **overrides: Any) -> Any:
-    """The official 67.9 M parameter NAFNet; `pretrained` is False, a name of weights or a folder."""
-    return _entry("nafnet", pretrained, overrides)
+def _entry_point(variant: str) -> _Callable[..., _Any]:
+    def create(pretrained: bool | str = False, **options: _Any) -> _Any:
+        if not pretrained:
+            return _create_backbone(variant, **options)
+        name = _DEFAULT_WEIGHTS if pretrained is True else pretrained
+        backbone = _from_pretrained(name, **options)
+        wanted = type(_create_backbone(f"{variant.split('_')[0]}_test"))
+        if not isinstance(backbone, wanted):
+            raise _CheckpointMismatch(f"expected weights of {wanted.__name__}, got {type(backbone).__name__} in {name}")
+        return backbone
+
+    create.__name__ = f"dcpt_{variant}"
+    create.__doc__ = f"""{_BACKBONES[variant].__doc__}
+
+    Args:
+        pretrained: False for random weights; the name of weights (`dcpt list`), a model folder or a
+            checkpoint file to load them, in evaluation mode; True for the bundled {_DEFAULT_WEIGHTS}.
+        **options: Options of the constructor; with a checkpoint file those that it does not tell.
+    """
+    return create
 
 
-def dcpt_nafnet_small(pretrained: bool | str = True, **overrides: Any) -> Any:
-    """The small NAFNet with the bundled weights; `pretrained` may be another name, a folder or False."""
-    return _entry("nafnet_small", "nafnet-small-10d" if pretrained is True else pretrained, overrides)
+for _variant in _list_backbones():
+    if not _variant.endswith("_test"):
+        globals()[f"dcpt_{_variant}"] = _entry_point(_variant)

@@ -264,7 +264,7 @@ class SwinIRFamily(Family):
                 )
                 complete[f"{block}attn.relative_position_index"] = relative_positions(size)
                 if layer % 2:
-                    complete[f"{block}attn_mask"] = windows.mask[:, 0]
+                    complete[f"{block}attn_mask"] = windows.mask[:, 0].clone()
         return complete
 
 

@@ -55,11 +55,13 @@ class BiasFreeLayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.permute(0, 2, 3, 1)
-        mean = x.mean(-1, keepdim=True)
-        # The variance by way of the fused norm's own statistic is not differentiable, and
-        # `Tensor.var` is 10x slower than these two passes.
-        deviation = (x - mean).square().mean(-1, keepdim=True)
-        return (x * torch.rsqrt(deviation + self.eps) * self.weight).permute(0, 3, 1, 2)
+        if torch.is_grad_enabled():
+            mean = x.mean(-1, keepdim=True)
+            variance = (x - mean).square().mean(-1, keepdim=True)  # 10x faster than Tensor.var
+            return (x * torch.rsqrt(variance + self.eps) * self.weight).permute(0, 3, 1, 2)
+        # The fused norm's statistics have no gradients, but are three times faster.
+        y, _, rstd = torch.native_layer_norm(x, self.weight.shape, None, None, self.eps)
+        return torch.mul(x, rstd, out=y).mul_(self.weight).permute(0, 3, 1, 2)
 
 
 class TransposedAttention(nn.Module):
@@ -91,13 +93,14 @@ class TransposedAttention(nn.Module):
         self.qkv_dwconv = nn.Conv2d(3 * channels, 3 * channels, 3, padding=1, groups=3 * channels, bias=bias)
         self.project_out = nn.Conv2d(channels, channels, 1, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Return the attention of `x` plus `residual`, both (B, C, H, W)."""
         batch, channels, height, width = x.shape
         qkv = self.qkv_dwconv(self.qkv(x)).permute(0, 2, 3, 1).flatten(1, 2)  # (B, H*W, 3C)
         q, k, v = qkv.chunk(3, dim=-1)
         project = self.project_out.weight.view(channels, self.num_heads, -1).transpose(0, 1)
         mix = project @ self._map(q, k)  # (B, heads, C, C / heads)
-        y = v @ mix.permute(0, 1, 3, 2).flatten(1, 2)
+        y = torch.baddbmm(residual.permute(0, 2, 3, 1).flatten(1, 2), v, mix.permute(0, 1, 3, 2).flatten(1, 2))
         if self.project_out.bias is not None:
             y = y + self.project_out.bias
         return y.view(batch, height, width, channels).permute(0, 3, 1, 2)
@@ -128,19 +131,20 @@ class GatedFeedForward(nn.Module):
         self.project_out = nn.Conv2d(hidden, channels, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.conv2d(x, self._pad(self.project_in.weight), self._pad(self.project_in.bias))
-        weight = self._pad(self.dwconv.weight)
-        x = F.conv2d(x, weight, self._pad(self.dwconv.bias), padding=1, groups=len(weight))
-        gate, value = x.chunk(2, dim=1)
+        width = self.project_in.out_channels // 2 + self.gap
+        parameters = (self.project_in.weight, self.project_in.bias, self.dwconv.weight, self.dwconv.bias)
+        gate, value = (
+            F.conv2d(F.conv2d(x, weight, bias), dw_weight, dw_bias, padding=1, groups=width)
+            for weight, bias, dw_weight, dw_bias in zip(*map(self._halves, parameters), strict=True)
+        )
         weight = F.pad(self.project_out.weight, (0, 0, 0, 0, 0, self.gap))
         return F.conv2d(F.gelu(gate) * value, weight, self.project_out.bias)
 
-    def _pad(self, parameter: Tensor | None) -> Tensor | None:
-        """Append zeros to both halves of the first axis."""
-        if parameter is None or not self.gap:
-            return parameter
-        halves = parameter.unflatten(0, (2, -1))
-        return F.pad(halves, (0, 0) * (halves.ndim - 2) + (0, self.gap)).flatten(0, 1)
+    def _halves(self, parameter: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return both halves of the first axis, zeros appended."""
+        if parameter is None:
+            return None, None
+        return tuple(F.pad(half, (0, 0) * (half.ndim - 1) + (0, self.gap)) for half in parameter.chunk(2))
 
 
 class TransformerBlock(nn.Module):
@@ -168,7 +172,7 @@ class TransformerBlock(nn.Module):
         self.ffn = GatedFeedForward(channels, int(channels * ffn_expansion), bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1["body"](x))
+        x = self.attn(self.norm1["body"](x), residual=x)
         return x + self.ffn(self.norm2["body"](x))
 
 
