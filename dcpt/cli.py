@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ class Commands(click.Group):
     """A group that turns a user's mistake into one line and exit code 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        warnings.showwarning = lambda message, *_, **__: click.echo(f"warning: {message}", err=True)
         try:
             return super().invoke(ctx)
         except (DcptError, OSError, MemoryError) as error:
@@ -134,6 +136,37 @@ def list_command() -> None:
 
     for name in WEIGHTS:
         click.echo(f"{name:28} {WEIGHTS[name].description}")
+
+
+@main.command()
+@click.argument("model")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of lines.")
+def inspect(model: str, as_json: bool) -> None:
+    """Tell what the weights MODEL are: a checkpoint file, a model folder or a name."""
+    from dcpt.hub import inspect_model
+
+    facts = inspect_model(model)
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    for name, value in facts.items():
+        values = [f"{key}={entry}" for key, entry in value.items()] if isinstance(value, dict) else value
+        click.echo(f"{name:18}{', '.join(map(str, values)) if isinstance(values, (list, tuple)) else values}")
+
+
+@main.command()
+@click.argument("model")
+@click.option("-o", "--output", required=True, type=PATH, help="File to write: .safetensors or .pth.")
+@click.option(
+    "--dialect", type=click.Choice(["published", "dcpt"]), default="published", show_default=True,
+    help="Names of the published network (spandrel, chaiNNer, ComfyUI) or of DCPT.",
+)  # fmt: skip
+def export(model: str, output: Path, dialect: str) -> None:
+    """Write the weights MODEL (a name, folder or file) as other programs read them."""
+    from dcpt.conversion import export_checkpoint
+    from dcpt.hub import from_pretrained
+
+    export_checkpoint(from_pretrained(model), output, dialect=dialect)
 
 
 @main.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -9,7 +10,7 @@ import torch
 
 from dcpt.backbones import Backbone
 from dcpt.checkpoint import CONFIG_FILE, load_model
-from dcpt.conversion import CHECKPOINT_SUFFIXES, load_checkpoint
+from dcpt.conversion import CHECKPOINT_SUFFIXES, load_checkpoint, read_checkpoint
 from dcpt.device import pick_device
 from dcpt.errors import CheckpointMismatch, InvalidSetting
 from dcpt.heads import DegradationClassifier
@@ -65,3 +66,37 @@ def _load(name: str | Path, options: dict[str, Any]) -> tuple[Backbone, Degradat
     folder = path if (path / CONFIG_FILE).is_file() else WEIGHTS[str(name)].folder
     backbone, head, _ = load_model(folder)
     return backbone, head
+
+
+def inspect_model(name: str | Path) -> dict[str, Any]:
+    """Tell what trained weights are, as plain data, without computing a picture.
+
+    Args:
+        name: As for `from_pretrained`.
+
+    Returns:
+        Of a checkpoint file the family, the dialect and the options found and assumed; of other
+        weights the variant and its options; of all the number of parameters, the multiple that
+        sides must be of, and the features; the classes of a head if there is one.
+
+    Raises:
+        UnknownName, CheckpointMismatch: As `from_pretrained`.
+    """
+    path, head = Path(name), None
+    if path.suffix in CHECKPOINT_SUFFIXES:
+        checkpoint = read_checkpoint(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is assumed is told below
+            backbone = checkpoint.build()
+        facts = {"family": checkpoint.family, "dialect": checkpoint.dialect}
+        facts |= {"found": checkpoint.found, "assumed": checkpoint.assumed}
+    else:
+        backbone, head = _load(name, {})
+        facts = {"variant": backbone.variant, "options": backbone.overrides}
+    return facts | {
+        "parameters": sum(parameter.numel() for parameter in backbone.parameters()),
+        "size_multiple": backbone.size_multiple,
+        "feature_channels": backbone.feature_channels,
+        "feature_strides": backbone.feature_strides,
+        "classes": head.labels if head else (),
+    }

@@ -12,7 +12,9 @@ from click.testing import CliRunner
 from conftest import as_uint8, make_picture
 from PIL import Image
 
+import dcpt
 from dcpt.cli import main
+from dcpt.conversion import export_checkpoint
 
 
 def run(*arguments):
@@ -179,3 +181,31 @@ def test_readme_commands_exist():
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     verbs = {line.split()[1] for line in readme.splitlines() if line.strip().startswith("dcpt ")}
     assert verbs <= set(main.commands)
+
+
+def test_export_and_inspect_tell_a_checkpoint(model_folder, tmp_path):
+    result = run("export", model_folder, "-o", tmp_path / "out.pth", "--dialect", "dcpt")
+    assert result.exit_code == 0, result.output
+    facts = json.loads(run("inspect", tmp_path / "out.pth", "--json").output)
+    assert (facts["family"], facts["dialect"]) == ("nafnet", "dcpt")
+    assert facts["found"]["width"] == 8 and facts["assumed"]["pooling"] == "global"
+    assert facts["size_multiple"] == 4 and facts["feature_channels"] == [8, 16]
+    assert facts["parameters"] == sum(p.numel() for p in dcpt.create_backbone("nafnet_test").parameters())
+    lines = run("inspect", tmp_path / "out.pth").output
+    assert "dialect" in lines and "width=8" in lines
+
+
+def test_inspect_tells_the_classes_of_a_pair(model_folder):
+    facts = json.loads(run("inspect", model_folder, "--json").output)
+    assert facts["variant"] == "nafnet_test" and facts["classes"] == ["noise", "haze", "clean"]
+
+
+def test_a_warning_and_a_refusal_are_one_line_each(model_folder, photo, tmp_path):
+    backbone = dcpt.create_backbone("restormer_test")
+    export_checkpoint(backbone, tmp_path / "weights.pth", dialect="dcpt")
+    result = run("restore", photo, "-o", tmp_path / "out.png", "--model", tmp_path / "weights.pth")
+    assert result.exit_code == 0
+    assert result.stderr.startswith("warning: the weights in") and "attention='relu'" in result.stderr
+    (tmp_path / "weights.pth").write_bytes(b"")
+    result = run("inspect", tmp_path / "weights.pth")
+    assert result.exit_code == 1 and len(result.stderr.splitlines()) == 1 and "weights.pth" in result.stderr
