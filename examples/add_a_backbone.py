@@ -38,9 +38,9 @@ class TwoLevels(dcpt.Backbone):
 
     def forward(self, x: Tensor, hook: bool = False) -> Tensor | list[Tensor]:
         self.check_input(x)
-        fine = F.relu(self.fine(x))
-        coarse = F.relu(self.decode_coarse(F.relu(self.coarse(fine))))
-        decoded = F.relu(self.decode_fine(torch.cat((fine, F.interpolate(coarse, scale_factor=2)), dim=1)))
+        fine = F.gelu(self.fine(x))
+        coarse = F.gelu(self.decode_coarse(F.gelu(self.coarse(fine))))
+        decoded = F.gelu(self.decode_fine(torch.cat((fine, F.interpolate(coarse, scale_factor=2)), dim=1)))
         if hook:
             return [decoded, coarse]
         return self.output(decoded) + x
@@ -73,10 +73,11 @@ def pretrain(backbone: dcpt.Backbone, folder: Path, steps: int) -> None:
 
 @torch.no_grad()
 def feature_sheet(backbone: dcpt.Backbone, picture: Tensor) -> Image.Image:
-    """Show the first six channels of every feature map, one row per map, each stretched to its range."""
+    """Show the six liveliest channels of every feature map, one row per map, each stretched to its range."""
     rows = []
     for feature in backbone(picture, hook=True):
-        maps = F.interpolate(feature[:, :6], picture.shape[-2:], mode="nearest")[0]
+        liveliest = feature.std((2, 3))[0].argsort(descending=True)[:6]
+        maps = F.interpolate(feature[:, liveliest], picture.shape[-2:], mode="nearest")[0]
         low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
         rows.append(torch.cat(list((maps - low) / (high - low).clamp_min(1e-6)), dim=1))
     return Image.fromarray((torch.cat(rows) * 255).byte().numpy())
