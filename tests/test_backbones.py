@@ -9,6 +9,7 @@ import torch
 from conftest import GOLDEN, relative_error
 from torch import nn
 
+from dcpt import layers
 from dcpt.backbones import create_backbone, list_backbones, register_backbone
 from dcpt.backbones.base import backbone_class
 from dcpt.backbones.nafnet import box_mean
@@ -351,3 +352,13 @@ def test_the_pretraining_step_agrees_with_the_official_one(golden):
     for module, name in ((backbone, "backbone_grad_norm"), (head, "head_grad_norm")):
         norm = torch.nn.utils.get_total_norm([p.grad for p in module.parameters()]).item()
         assert norm == pytest.approx(expected[name], rel=1e-2 if chaotic else 1e-3)
+
+
+@pytest.mark.parametrize("name, options", [("promptir_test", {}), ("restormer_test", {}), ("swinir_test", {"shift_mask": True})])
+def test_strips_and_chunks_change_nothing(name, options, monkeypatch):
+    backbone = stirred(name, **options)
+    x = torch.rand(2, 3, 40, 32)
+    with torch.no_grad():
+        whole = backbone(x)
+        monkeypatch.setattr(layers, "VALUES_AT_ONCE", 1)  # strips of eight rows, chunks of eight windows
+        assert relative_error(backbone(x), whole) < 1e-5

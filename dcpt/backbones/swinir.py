@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcpt.backbones.base import Backbone, register_backbone
-from dcpt.layers import use_channels_last
+from dcpt.layers import items_at_once, use_channels_last
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K
 MASKED = -100.0  # what the paper adds to the logits of pairs that must not see each other
@@ -76,17 +76,15 @@ class WindowAttention(nn.Module):
             self.register_buffer("relative_position_index", relative_positions(window_size), persistent=False)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Attend; `x` is (windows, tokens, C), the mask (1 or windows of a picture, 1, tokens, tokens)."""
+        """Attend; `x` is (windows, tokens, C), the mask (windows, 1, tokens, tokens)."""
         num_windows, tokens, channels = x.shape
         qkv = self.qkv(x).view(num_windows, tokens, 3, self.num_heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (windows, heads, tokens, C / heads)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=self._bias(mask, num_windows))
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=self._bias(mask))
         return self.proj(y.transpose(1, 2).reshape(num_windows, tokens, channels))
 
-    def _bias(self, mask: Tensor | None, num_windows: int) -> Tensor | None:
+    def _bias(self, mask: Tensor | None) -> Tensor | None:
         """Return what is added to the attention logits: position bias, mask, both or None."""
-        if mask is not None:
-            mask = mask.repeat(num_windows // len(mask), 1, 1, 1)
         if self.relative_position_bias_table is None:
             return mask
         bias = self.relative_position_bias_table[self.relative_position_index]
@@ -156,10 +154,15 @@ class SwinStage(nn.Module):
     def forward(self, x: Tensor, grids: tuple[Windows, Windows]) -> Tensor:
         batch, channels, height, width = x.shape
         tokens = x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, H*W, C), a view of channels-last data
+        at_once = items_at_once(x, self.window_size**2 * 3 * channels)
         for index, layer in enumerate(self.residual_group["blocks"]):
             windows = grids[index % 2]
-            tokens = tokens.index_select(1, windows.order).view(-1, self.window_size**2, channels)
-            tokens = layer(tokens, windows.mask).view(batch, -1, channels).index_select(1, windows.inverse)
+            groups = tokens.index_select(1, windows.order).view(-1, self.window_size**2, channels).split(at_once)
+            masks = [None] * len(groups)
+            if windows.mask is not None:
+                masks = windows.mask.repeat(batch, 1, 1, 1).split(at_once)
+            tokens = torch.cat([layer(group, mask) for group, mask in zip(groups, masks, strict=True)])
+            tokens = tokens.view(batch, -1, channels).index_select(1, windows.inverse)
         return self.conv(tokens.view(batch, height, width, channels).permute(0, 3, 1, 2)) + x
 
 
