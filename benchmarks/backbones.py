@@ -1,6 +1,6 @@
 """Time the forward pass of every backbone beside a plain statement of the same network.
 
-    python benchmarks/backbones.py [NAME ...] [--size 256] [--rounds 3] [--device cpu]
+    python benchmarks/backbones.py [NAME ...] [--size 256] [--rounds 3] [--device cpu] [--profile]
 
 The plain statements are in plain.py. Both sides have the same weights and see the same picture,
 one after the other, round by round; the ratio is the median over the rounds. On the CPU it is one
@@ -112,15 +112,33 @@ def compare(name, size, rounds, device):
     )
 
 
+@torch.inference_mode()
+def profile(name, size, device):
+    """Print where the time of a pass goes, by operator."""
+    ours, x = build(name, device), torch.rand(1, 3, size, size, device=device)
+    ours(x)
+    with torch.profiler.profile() as record:
+        ours(x)
+    times = {row.key.removeprefix("aten::"): row.self_cpu_time_total for row in record.key_averages()}
+    total = sum(times.values())
+    largest = sorted(times.items(), key=lambda item: -item[1])[:8]
+    print(f"{name}: " + ", ".join(f"{operator} {time / total:.0%}" for operator, time in largest), flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=NAMES)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--profile", action="store_true", help="tell where the time goes instead")
     arguments = parser.parse_args()
     if arguments.device == "cpu":
         torch.set_num_threads(1)
+    if arguments.profile:
+        for name in arguments.names:
+            profile(name, arguments.size, arguments.device)
+        return
     side = f"{arguments.size}x{arguments.size}"
     print(
         f"| {side} | plain, ms | this package, ms | ratio | GFLOP/s | of matrix product "
