@@ -6,23 +6,25 @@ from typing import Any as _Any
 from dcpt import create_backbone as _create_backbone
 from dcpt import from_pretrained as _from_pretrained
 from dcpt import list_backbones as _list_backbones
+from dcpt import list_weights as _list_weights
 from dcpt import restore as dcpt_restore  # noqa: F401
 from dcpt.backbones.base import BACKBONES as _BACKBONES
+from dcpt.backbones.base import backbone_class as _backbone_class
 from dcpt.errors import CheckpointMismatch as _CheckpointMismatch
-from dcpt.weights import DEFAULT_WEIGHTS as _DEFAULT_WEIGHTS
 
-dependencies = ["torch", "safetensors", "einops", "numpy", "PIL", "click", "tqdm", "yaml"]
+dependencies = ["torch", "huggingface_hub", "safetensors", "einops", "numpy", "PIL", "click", "tqdm", "yaml"]
 
 
 def _entry_point(variant: str) -> _Callable[..., _Any]:
     def create(pretrained: bool | str = False, **options: _Any) -> _Any:
-        if not pretrained:
+        if pretrained is False:
             return _create_backbone(variant, **options)
-        name = _DEFAULT_WEIGHTS if pretrained is True else pretrained
-        backbone = _from_pretrained(name, **options)
-        wanted = type(_create_backbone(f"{variant.split('_')[0]}_test"))
-        if not isinstance(backbone, wanted):
-            raise _CheckpointMismatch(f"expected weights of {wanted.__name__}, got {type(backbone).__name__} in {name}")
+        if not isinstance(pretrained, str):
+            raise _CheckpointMismatch(f"expected pretrained to be False, a name or a path, got {pretrained!r}")
+        backbone = _from_pretrained(pretrained, **options)
+        other_size = pretrained in _list_weights() and backbone.variant != variant
+        if other_size or not isinstance(backbone, _backbone_class(variant)):
+            raise _CheckpointMismatch(f"expected weights of {variant}, got {backbone.variant} in {pretrained}")
         return backbone
 
     create.__name__ = f"dcpt_{variant}"
@@ -30,7 +32,7 @@ def _entry_point(variant: str) -> _Callable[..., _Any]:
 
     Args:
         pretrained: False for random weights; the name of weights (`dcpt list`), a model folder or a
-            checkpoint file to load them, in evaluation mode; True for the bundled {_DEFAULT_WEIGHTS}.
+            checkpoint file to load them, in evaluation mode.
         **options: Options of the constructor; with a checkpoint file those that it does not tell.
     """
     return create

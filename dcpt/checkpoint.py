@@ -100,12 +100,22 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], *, source: obje
     """Load a state dict strictly: every name, every shape, every value finite.
 
     Raises:
+        CheckpointMismatch: As `check_fit`.
+    """
+    check_fit(module, state, source=source)
+    module.load_state_dict(state)
+
+
+def check_fit(module: nn.Module, state: Mapping[str, Tensor], *, source: object) -> None:
+    """Compare a state dict with a module, which may be on the meta device.
+
+    Raises:
         CheckpointMismatch: With what is missing, unexpected, mis-shaped or not finite.
     """
     expected = module.state_dict()
     problems = [f"missing {name}" for name in expected if name not in state]
     problems += [f"unexpected {name}" for name in state if name not in expected]
-    for name in expected.keys() & state.keys():
+    for name in (name for name in expected if name in state):
         if expected[name].shape != state[name].shape:
             problems.append(f"{name} is {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}")
         elif not torch.isfinite(state[name]).all():
@@ -113,4 +123,3 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], *, source: obje
     if problems:
         shown = "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" if len(problems) > 4 else "")
         raise CheckpointMismatch(f"weights from {source} do not fit {type(module).__name__}: {shown}")
-    module.load_state_dict(state)

@@ -13,6 +13,10 @@ from dcpt.errors import DcptError, OutputError
 
 PATH = click.Path(path_type=Path)
 DEVICE = click.option("--device", help="cpu, cuda or mps; default: the fastest there is.")
+OPTION = click.option(
+    "--option", "options", multiple=True, metavar="KEY=VALUE",
+    help="What a checkpoint file does not tell of its network, such as attention=softmax.",
+)  # fmt: skip
 
 
 class Commands(click.Group):
@@ -41,15 +45,20 @@ def main() -> None:
 @click.argument("path", type=PATH)
 @click.option("-o", "--output", required=True, type=PATH, help="Picture to write; a folder if PATH is one.")
 @click.option("--model", default="nafnet-small-10d", show_default=True, help="Name of weights or a model folder.")
+@OPTION
 @DEVICE
 @click.option("--tile-size", default=1024, show_default=True, help="Larger pictures are processed in tiles.")
 @click.option("--overwrite", is_flag=True, help="Replace pictures that exist already.")
-def restore(path: Path, output: Path, model: str, device: str | None, tile_size: int, overwrite: bool) -> None:
+def restore(
+    path: Path, output: Path, model: str, options: tuple[str, ...], device: str | None, tile_size: int, overwrite: bool
+) -> None:
     """Restore the picture PATH, or every picture in the folder PATH."""
     jobs = plan_outputs(path, output, overwrite=overwrite)
+    from dcpt.hub import from_pretrained
     from dcpt.restoration import Restorer
 
-    restorer = Restorer(model, device=device, tile_size=tile_size)
+    backbone = from_pretrained(model, **parse_options(options))
+    restorer = Restorer(backbone, device=device, tile_size=tile_size)
     run_jobs(jobs, restorer.restore)
 
 
@@ -140,12 +149,13 @@ def list_command() -> None:
 
 @main.command()
 @click.argument("model")
+@OPTION
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of lines.")
-def inspect(model: str, as_json: bool) -> None:
+def inspect(model: str, options: tuple[str, ...], as_json: bool) -> None:
     """Tell what the weights MODEL are: a checkpoint file, a model folder or a name."""
     from dcpt.hub import inspect_model
 
-    facts = inspect_model(model)
+    facts = inspect_model(model, **parse_options(options))
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
@@ -156,17 +166,18 @@ def inspect(model: str, as_json: bool) -> None:
 
 @main.command()
 @click.argument("model")
+@OPTION
 @click.option("-o", "--output", required=True, type=PATH, help="File to write: .safetensors or .pth.")
 @click.option(
     "--dialect", type=click.Choice(["published", "dcpt"]), default="published", show_default=True,
     help="Names of the published network (spandrel, chaiNNer, ComfyUI) or of DCPT.",
 )  # fmt: skip
-def export(model: str, output: Path, dialect: str) -> None:
+def export(model: str, options: tuple[str, ...], output: Path, dialect: str) -> None:
     """Write the weights MODEL (a name, folder or file) as other programs read them."""
     from dcpt.conversion import export_checkpoint
     from dcpt.hub import from_pretrained
 
-    export_checkpoint(from_pretrained(model), output, dialect=dialect)
+    export_checkpoint(from_pretrained(model, **parse_options(options)), output, dialect=dialect)
 
 
 @main.command()
@@ -242,6 +253,25 @@ def parse_settings(settings: tuple[str, ...]) -> dict[str, str]:
         if "=" not in setting:
             raise DcptError(f"expected a setting as KEY=VALUE, got {setting!r}")
     return {key: value for key, value in (setting.split("=", 1) for setting in settings)}
+
+
+def parse_options(options: tuple[str, ...]) -> dict[str, Any]:
+    """Split KEY=VALUE options, whose values are written as in YAML: numbers, words, true, [1, 2]."""
+    import yaml
+
+    try:
+        values = {key: yaml.safe_load(value) for key, value in parse_settings(options).items()}
+    except yaml.YAMLError as error:
+        raise DcptError(f"expected an option as KEY=VALUE, got {' '.join(options)}: {error}") from None
+    return {key: convert_number(value) for key, value in values.items()}
+
+
+def convert_number(value: Any) -> Any:
+    """Return the number that a word such as 1e-6, a string to YAML, stands for; anything else as it is."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 @main.command()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dcpt.backbones import Backbone, create_backbone
 from dcpt.backbones.base import backbone_class
-from dcpt.checkpoint import load_weights, read_tensors, write_tensors
+from dcpt.checkpoint import check_fit, load_weights, read_tensors, write_tensors
 from dcpt.dialects import FAMILIES, Dialect, Options, recognise_family
 from dcpt.errors import CheckpointMismatch, InvalidSetting
 from dcpt.files import atomic_path
@@ -25,7 +25,7 @@ CHECKPOINT_SUFFIXES = (*PICKLED_SUFFIXES, ".safetensors")
 
 # Averaged weights first; then where BasicSR, Lightning and others put theirs.
 CONTAINERS = ("params_ema", "params", "state_dict", "model_state_dict", "model")
-PREFIXES = ("module.", "net.", "model.")
+PREFIXES = ("module.", "net.", "model.", "_orig_mod.")
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class Checkpoint:
         Warns:
             UserWarning: With what had to be assumed, if checkpoints really differ in it.
         """
-        for name in options.keys() & self.found.keys():
-            if options[name] != self.found[name]:
+        for name in sorted(options.keys() & self.found.keys()):
+            if plain(options[name]) != plain(self.found[name]):
                 raise CheckpointMismatch(
                     f"{self.source} has {name}={self.found[name]!r}, got {name}={options[name]!r}; leave it out"
                 )
@@ -73,14 +73,21 @@ class Checkpoint:
             warnings.warn(
                 f"the weights in {self.source} do not tell {' and '.join(sorted(uncertain))}; "
                 f"assumed {guess}; if that is wrong, give the right value by name",
-                stacklevel=2,
+                stacklevel=3,
             )
         usual = backbone_class(self.family).default_options()
         chosen = self.found | self.assumed | options
         differing = {name: value for name, value in chosen.items() if usual.get(name, ...) != value}
+        with torch.device("meta"):  # before a stray name asks for more memory than there is
+            check_fit(create_backbone(self.family, **differing), self.state, source=self.source)
         backbone = create_backbone(self.family, **differing)
         load_weights(backbone, self.state, source=self.source)
         return backbone.eval()
+
+
+def plain(option: Any) -> Any:
+    """Return an option such that equal ones compare equal, lists and tuples among them."""
+    return tuple(option) if isinstance(option, (list, tuple)) else option
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -104,11 +111,13 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         )
     family = FAMILIES[family_name]
     dialect = family.read_dialect(state)
-    state = family.to_published(state)
     try:
+        state = family.to_published(state)
         found = family.read_options(state)
-    except (KeyError, IndexError, ValueError) as error:
+    except KeyError as error:
         raise CheckpointMismatch(f"the {family_name} checkpoint {path} is incomplete: missing {error}") from None
+    except (ArithmeticError, LookupError, StopIteration, TypeError, ValueError) as error:
+        raise CheckpointMismatch(f"expected a whole {family_name} in {path}: {error}") from None
     assumed = {k: v for k, v in family.assume_options(dialect, found).items() if k not in found}
     used = {name: tensor for name, tensor in state.items() if not family.is_unused(name)}
     return Checkpoint(family_name, dialect, used, found, assumed, path)
@@ -116,9 +125,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 def read_data(path: Path) -> Mapping[str, Any]:
     """Read what a checkpoint file holds, safely."""
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         return read_tensors(path)
-    if path.suffix not in PICKLED_SUFFIXES:
+    if path.suffix.lower() not in PICKLED_SUFFIXES:
         raise CheckpointMismatch(f"expected a file ending in {', '.join(CHECKPOINT_SUFFIXES)}, got {path}")
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
@@ -137,13 +146,20 @@ def read_data(path: Path) -> Mapping[str, Any]:
 
 def unwrap(data: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     """Return the state dict inside the containers that training programs put around it."""
-    for container in CONTAINERS:
-        if isinstance(data.get(container), Mapping):
-            return unwrap(data[container], path)
-    strange = [str(name) for name, value in data.items() if not isinstance(value, Tensor)]
+    for _ in CONTAINERS:  # one inside the other, but not for ever
+        inner = next((c for c in CONTAINERS if isinstance(data.get(c), Mapping) and data[c]), None)
+        data = data if inner is None else data[inner]
+    strange = [str(name) for name, value in data.items() if not (isinstance(name, str) and is_weight(value))]
     if strange or not data:
         raise CheckpointMismatch(f"expected named tensors in {path}, got {', '.join(strange[:3]) or 'nothing'}")
     return dict(data)
+
+
+def is_weight(value: Any) -> bool:
+    """Say whether something from a file is a tensor of real numbers, or of positions in a table."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized or value.is_meta:
+        return False
+    return value.dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64)
 
 
 def strip_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -189,7 +205,10 @@ def export_checkpoint(backbone: Backbone, path: str | Path, *, dialect: Dialect 
     family = FAMILIES.get(recognise_family(state) or "")
     if family is None:
         raise CheckpointMismatch(f"expected one of {', '.join(FAMILIES)} to export, got {type(backbone).__name__}")
-    options = family.read_options(state) | backbone.silent_options
+    try:
+        options = family.read_options(state) | backbone.silent_options
+    except ValueError as error:
+        raise CheckpointMismatch(f"cannot export {type(backbone).__name__}: {error}") from None
     if dialect not in ("published", "dcpt"):
         raise InvalidSetting(f"expected the dialect to be 'published' or 'dcpt', got {dialect!r}")
     for name, value in getattr(family, dialect).items():
@@ -199,12 +218,12 @@ def export_checkpoint(backbone: Backbone, path: str | Path, *, dialect: Dialect 
                 "there the same weights would give another picture"
             )
     state = family.complete(state, options) if dialect == "published" else family.to_dcpt(state)
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         return write_tensors(path, state)
-    if path.suffix not in PICKLED_SUFFIXES:
+    if path.suffix.lower() not in PICKLED_SUFFIXES:
         raise InvalidSetting(f"expected a file ending in {', '.join(CHECKPOINT_SUFFIXES)}, got {path.name}")
     buffer = io.BytesIO()  # torch.save to a path destroys the old file when it fails midway
-    torch.save({"params": state}, buffer)
+    torch.save({"params": {name: t.detach().cpu().contiguous() for name, t in state.items()}}, buffer)
     with atomic_path(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
     return None

@@ -23,20 +23,27 @@ Options = dict[str, Any]
 
 
 def rename(state: State, *rules: tuple[str, str]) -> dict[str, Tensor]:
-    """Return the state dict with regular expressions replaced in its names, one after the other."""
-    renamed = {}
-    for name, tensor in state.items():
+    """Return the state dict with regular expressions replaced in its names, one after the other.
+
+    Raises:
+        ValueError: If two tensors would have one name.
+    """
+    renamed: dict[str, Tensor] = {}
+    for old, tensor in state.items():
+        name = old
         for pattern, replacement in rules:
             name = re.sub(pattern, replacement, name)
+        if name in renamed:
+            raise ValueError(f"{name} is there twice, once as {old}")
         renamed[name] = tensor
     return renamed
 
 
 def count(names: Iterable[str], prefix: str) -> int:
-    """Return how many modules are numbered behind a prefix."""
-    pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
-    numbers = [int(match[1]) for match in map(pattern.match, names) if match]
-    return max(numbers, default=-1) + 1
+    """Return how many modules are numbered behind a prefix, from 0 without a gap."""
+    pattern = re.compile(re.escape(prefix) + r"(\d{1,4})\.")
+    numbers = {int(match[1]) for match in map(pattern.match, names) if match}
+    return next(number for number in range(len(numbers) + 1) if number not in numbers)
 
 
 class Family:
@@ -77,6 +84,7 @@ class Family:
 
         Raises:
             KeyError: If a name that tells one is missing.
+        ValueError: If shapes contradict each other.
         """
         raise NotImplementedError
 
@@ -86,7 +94,7 @@ class Family:
 
     def is_unused(self, name: str) -> bool:
         """Say whether a published name is of a tensor that no computation here needs."""
-        return re.match(self.unused, name) is not None
+        return re.fullmatch(self.unused, name) is not None
 
     def complete(self, state: State, options: Options) -> dict[str, Tensor]:
         """Return the state dict with those tensors, which the published code wants."""
@@ -98,6 +106,7 @@ class NAFNetFamily(Family):
 
     markers = ("intro.", "middle_blks.")
     dcpt_sign = r"decoder\d"
+    uncertain = frozenset({"pooling"})
     published: ClassVar[Options] = {"pooling": "global", "norm_eps": 1e-6}
     dcpt: ClassVar[Options] = {"norm_eps": 1e-6}
 
@@ -112,12 +121,12 @@ class NAFNetFamily(Family):
         return rename(state, (r"^decoders\.(\d+)\.", r"decoder\1."))
 
     def read_options(self, state: State) -> Options:
-        encoders, decoders = (range(count(state, prefix)) for prefix in ("encoders.", "decoders."))
+        levels = range(count(state, "downs."))
         return {
             "width": len(state["intro.weight"]),
-            "encoder_blocks": tuple(count(state, f"encoders.{level}.") for level in encoders),
+            "encoder_blocks": tuple(count(state, f"encoders.{level}.") for level in levels),
             "middle_blocks": count(state, "middle_blks."),
-            "decoder_blocks": tuple(count(state, f"decoders.{level}.") for level in decoders),
+            "decoder_blocks": tuple(count(state, f"decoders.{level}.") for level in levels),
         }
 
     def assume_options(self, dialect: Dialect, options: Options) -> Options:
@@ -132,7 +141,8 @@ class RestormerFamily(Family):
     uncertain = frozenset({"attention", "norm_eps"})
     published: ClassVar[Options] = {"attention": "softmax", "norm_eps": 1e-5, "bias": False}
     dcpt: ClassVar[Options] = {"norm_eps": 1e-6, "bias": False}
-    stages = r"^((?:en|de)coder_level\d|latent|refinement)\."
+    stages: ClassVar[str] = r"^((?:en|de)coder_level\d|latent|refinement)\."
+    widest: ClassVar[str] = "latent.0"  # the block whose widths tell the expansion most exactly
 
     def to_published(self, state: State) -> dict[str, Tensor]:
         return rename(
@@ -153,7 +163,7 @@ class RestormerFamily(Family):
             "num_blocks": tuple(count(state, f"{level}.") for level in levels),
             "num_refinement_blocks": count(state, "refinement."),
             "num_heads": tuple(len(state[f"{level}.0.attn.temperature"]) for level in levels),
-            "ffn_expansion": roundest_factor(state["latent.0.ffn.project_out.weight"].shape[1], 8 * dim),
+            "ffn_expansion": roundest_factor(*state[f"{self.widest}.ffn.project_out.weight"].shape[1::-1]),
             "bias": "latent.0.attn.qkv.bias" in state,
             "norm_bias": "latent.0.norm1.body.bias" in state,
         }
@@ -165,20 +175,20 @@ class RestormerFamily(Family):
 
 def roundest_factor(product: int, factor: int) -> float:
     """Return the shortest decimal number x with int(x * factor) == product."""
-    for digits in range(1, 7):
-        x = round((product + 0.5) / factor, digits)
-        if int(x * factor) == product:
-            return x
-    return product / factor
+    candidates = (round((product + 0.5) / factor, digits) for digits in range(1, 16))
+    return next(x for x in candidates if int(x * factor) == product)
 
 
 class PromptIRFamily(RestormerFamily):
     """PromptIR; published checkpoints carry six convolutions that nothing uses."""
 
     markers = ("patch_embed.", "latent.", "prompt1.")
-    unused = r"(chnl_reduce|reduce_noise_channel_)[123]\."
+    unused = r"(chnl_reduce|reduce_noise_channel_)[123]\.(weight|bias)"
     uncertain = frozenset()
-    published: ClassVar[Options] = {"norm_eps": 1e-5, "bias": False, "dim": 48}
+    published: ClassVar[Options] = {
+        "norm_eps": 1e-5, "bias": False, "dim": 48, "num_components": 5, "prompt_sizes": (64, 32, 16),
+    }  # fmt: skip
+    widest = "noise_level3"
     dcpt: ClassVar[Options] = published
 
     def read_dialect(self, state: State) -> Dialect:
@@ -214,13 +224,17 @@ class SwinIRFamily(Family):
 
     markers = ("conv_first.", "conv_after_body.", "patch_embed.")
     dcpt_sign = r"(encode_layers\.|decode_layers)\d"
-    unused = r".*\.(relative_position_index|attn_mask)$"
+    unused = r"layers\.\d+\.residual_group\.blocks\.\d+\.(attn\.relative_position_index|attn_mask)"
     uncertain = frozenset({"shift_mask", "num_heads", "window_size"})
+    jpeg_window: ClassVar[int] = 7
     published: ClassVar[Options] = {"shift_mask": True, "norm_eps": 1e-5}
     dcpt: ClassVar[Options] = {"shift_mask": False, "relative_position_bias": False, "norm_eps": 1e-5}
 
     def to_published(self, state: State) -> dict[str, Tensor]:
         half = count(state, "encode_layers.")
+        halves = half, len({match[0] for match in map(re.compile(r"decode_layers\d+").match, state) if match})
+        if not 0 <= halves[1] - halves[0] <= 1:
+            raise ValueError(f"as many encode_layers as decode_layers, got {halves[0]} and {halves[1]}")
         last = tuple((rf"^decode_layers{stage}\.", f"layers.{half + stage}.") for stage in range(half + 1))
         return rename(state, (r"^encode_layers\.", "layers."), *last)
 
@@ -236,7 +250,7 @@ class SwinIRFamily(Family):
         options: Options = {
             "embed_dim": embed_dim,
             "depths": tuple(count(state, prefix) for prefix in blocks),
-            "mlp_ratio": len(state[f"{blocks[0]}0.mlp.fc1.weight"]) / embed_dim if blocks else 2.0,
+            "mlp_ratio": roundest_factor(*state["layers.0.residual_group.blocks.0.mlp.fc1.weight"].shape),
             "relative_position_bias": any(name.endswith(".relative_position_bias_table") for name in state),
         }
         if options["relative_position_bias"]:
@@ -245,6 +259,8 @@ class SwinIRFamily(Family):
             options["window_size"] = (math.isqrt(tables[0][0]) + 1) // 2
         if any(name.endswith(".attn_mask") for name in state):
             options["shift_mask"] = True
+        if options.get("window_size") == self.jpeg_window:
+            raise ValueError("a network for values in [0, 1]; SwinIR's JPEG networks, of window 7, work in [0, 255]")
         return options
 
     def assume_options(self, dialect: Dialect, options: Options) -> Options:

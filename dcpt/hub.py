@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -58,21 +57,33 @@ def from_pretrained(
 
 
 def _load(name: str | Path, options: dict[str, Any]) -> tuple[Backbone, DegradationClassifier | None]:
-    path = Path(name)
-    if path.suffix in CHECKPOINT_SUFFIXES:
-        return load_checkpoint(path, **options), None
+    if is_checkpoint_file(name):
+        return load_checkpoint(name, **options), None
     if options:
         raise InvalidSetting(f"expected no options beside {name}, whose config has them, got {', '.join(options)}")
-    folder = path if (path / CONFIG_FILE).is_file() else WEIGHTS[str(name)].folder
+    path = Path(name)
+    if path.is_dir() and str(name) not in WEIGHTS:
+        folder = path
+    elif path.exists() and str(name) not in WEIGHTS:
+        raise CheckpointMismatch(f"expected a file ending in {', '.join(CHECKPOINT_SUFFIXES)}, got {path}")
+    else:
+        folder = WEIGHTS[str(name)].folder
     backbone, head, _ = load_model(folder)
     return backbone, head
 
 
-def inspect_model(name: str | Path) -> dict[str, Any]:
+def is_checkpoint_file(name: str | Path) -> bool:
+    """Say whether a name means a checkpoint file, and not weights by name or a model folder."""
+    path = Path(name)
+    return path.suffix.lower() in CHECKPOINT_SUFFIXES and not path.is_dir()
+
+
+def inspect_model(name: str | Path, **options: Any) -> dict[str, Any]:
     """Tell what trained weights are, as plain data, without computing a picture.
 
     Args:
         name: As for `from_pretrained`.
+        **options: Likewise.
 
     Returns:
         Of a checkpoint file the family, the dialect and the options found and assumed; of other
@@ -82,21 +93,18 @@ def inspect_model(name: str | Path) -> dict[str, Any]:
     Raises:
         UnknownName, CheckpointMismatch: As `from_pretrained`.
     """
-    path, head = Path(name), None
-    if path.suffix in CHECKPOINT_SUFFIXES:
-        checkpoint = read_checkpoint(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is assumed is told below
-            backbone = checkpoint.build()
+    head = None
+    if is_checkpoint_file(name):
+        checkpoint = read_checkpoint(name)
+        backbone = checkpoint.build(**(checkpoint.assumed | options))
         facts = {"family": checkpoint.family, "dialect": checkpoint.dialect}
-        facts |= {"found": checkpoint.found, "assumed": checkpoint.assumed}
+        facts |= {"found": checkpoint.found, "assumed": checkpoint.assumed | options}
     else:
-        backbone, head = _load(name, {})
+        backbone, head = _load(name, options)
         facts = {"variant": backbone.variant, "options": backbone.overrides}
     return facts | {
         "parameters": sum(parameter.numel() for parameter in backbone.parameters()),
         "size_multiple": backbone.size_multiple,
         "feature_channels": backbone.feature_channels,
         "feature_strides": backbone.feature_strides,
-        "classes": head.labels if head else (),
-    }
+    } | ({"classes": head.labels} if head else {})

@@ -38,7 +38,7 @@ def items_at_once(x: Tensor, num_values: int) -> int:
     """
     if x.device.type != "cpu" or torch.is_grad_enabled():
         return sys.maxsize
-    return max(8, VALUES_AT_ONCE // num_values)
+    return max(8, VALUES_AT_ONCE // max(1, num_values))
 
 
 class Rows(NamedTuple):
@@ -125,7 +125,7 @@ class TransposedAttention(nn.Module):
         super().__init__()
         if activation not in get_args(Attention):
             raise InvalidSetting(f"expected attention to be one of {get_args(Attention)}, got {activation!r}")
-        if channels % num_heads:
+        if num_heads < 1 or channels % num_heads:
             raise InvalidSetting(f"expected channels divisible by the {num_heads} heads, got {channels}")
         self.num_heads = num_heads
         self.activation = activation
@@ -141,7 +141,8 @@ class TransposedAttention(nn.Module):
         similarity, q_squares, k_squares = (sum(parts) for parts in zip(*(strip[:3] for strip in strips)))
         v = torch.cat([strip[3] for strip in strips], dim=1) if len(strips) > 1 else strips[0][3]
 
-        norms = [squares.sqrt().clamp_min(1e-12) for squares in (q_squares, k_squares)]  # (B, heads, C / heads)
+        # Clamped before the root, whose gradient is infinite at zero: a black picture is all zeros.
+        norms = [squares.clamp_min(1e-24).sqrt() for squares in (q_squares, k_squares)]  # (B, heads, C / heads)
         similarity = similarity * self.temperature / (norms[0][..., :, None] * norms[1][..., None, :])
         attention = similarity.softmax(-1) if self.activation == "softmax" else similarity.relu()
         project = self.project_out.weight.view(channels, self.num_heads, -1).transpose(0, 1)
@@ -226,6 +227,17 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.attn(self.norm1["body"](x), residual=x)
         return x + self.ffn(self.norm2["body"](x))
+
+
+class PatchEmbedding(nn.Module):
+    """The stem of Restormer and PromptIR: a 3x3 convolution from RGB."""
+
+    def __init__(self, channels: int, *, bias: bool) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, channels, 3, padding=1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x)
 
 
 class Downsample(nn.Module):

@@ -235,7 +235,7 @@ def run_training(
 
     def backward(batch: Batch) -> dict[str, Tensor]:
         if stage.gradients == "normalized":
-            return backward_normalized(batch, compute, list(state.model.parameters()))
+            return backward_normalized(batch, compute, [p for p in state.model.parameters() if p.requires_grad])
         output = compute(batch)
         output.loss.backward()
         return output.metrics()
@@ -278,7 +278,7 @@ def backward_normalized(
     rows = []
     for picture in batch.pictures():
         output = compute_step(picture)
-        gradients = torch.autograd.grad(output.loss, parameters)
+        gradients = torch.autograd.grad(output.loss, parameters, allow_unused=True, materialize_grads=True)
         length = nn.utils.get_total_norm(gradients).clamp_min(1e-12)
         for mean, gradient in zip(total, gradients, strict=True):
             mean += gradient / (length * len(batch.lq))

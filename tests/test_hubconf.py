@@ -1,5 +1,8 @@
 """The entry points for torch.hub, used as a stranger would: from a copy of the repository."""
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from dcpt.conversion import export_checkpoint
 from dcpt.errors import CheckpointMismatch
 
 REPOSITORY = str(Path(__file__).parent.parent)
+PYPROJECT = (Path(REPOSITORY) / "pyproject.toml").read_text()
 
 
 @pytest.fixture
@@ -40,6 +44,30 @@ def test_hub_load_creates_and_loads(tmp_path):
     assert torch.equal(bundled(x), again(x)) and not again.training
 
 
+def test_hub_needs_no_more_than_the_core_dependencies():
+    declared = re.findall(r'^  "([\w-]+)[>=]', re.search(r"\ndependencies = \[.*?\]", PYPROJECT, re.S)[0], re.M)
+    modules = {{"pillow": "PIL", "pyyaml": "yaml"}.get(name, name) for name in declared}
+    code = (
+        "import sys, importlib.abc\n"
+        "class Block(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('pytest', 'skimage', 'matplotlib', 'accelerate', 'sklearn'):\n"
+        "            raise ImportError('not a core dependency: ' + name)\n"
+        "sys.meta_path.insert(0, Block())\n"
+        "import torch\n"
+        f"torch.hub.load({REPOSITORY!r}, 'dcpt_promptir_small', source='local', pretrained=False)\n"
+        "import hubconf\n"
+        "print(' '.join(hubconf.dependencies))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert set(result.stdout.split()) == modules
+
+
 def test_weights_of_another_network_are_refused(tmp_path):
-    with pytest.raises(CheckpointMismatch, match="expected weights of SwinIR, got NAFNet in nafnet-small-10d"):
-        torch.hub.load(REPOSITORY, "dcpt_swinir", source="local", pretrained="nafnet-small-10d")
+    for entry in ("swinir", "nafnet"):
+        with pytest.raises(CheckpointMismatch, match=f"weights of {entry}, got nafnet_small in nafnet-small-10d"):
+            torch.hub.load(REPOSITORY, f"dcpt_{entry}", source="local", pretrained="nafnet-small-10d")
+    with pytest.raises(CheckpointMismatch, match="False, a name or a path, got True"):
+        torch.hub.load(REPOSITORY, "dcpt_nafnet", source="local", pretrained=True)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from dcpt.errors import InvalidImage
+from dcpt.errors import DcptError, InvalidImage, InvalidSetting
 from dcpt.registry import Registry, unknown_name
 
 
@@ -63,7 +63,6 @@ class Backbone(nn.Module):
                 "use dcpt.tiling.pad_to_multiple"
             )
 
-
     @classmethod
     def default_options(cls) -> dict[str, Any]:
         """Return the options of the constructor with their defaults."""
@@ -81,7 +80,13 @@ def register_backbone(constructor: C) -> C:
 
     The return annotation names the class whose options the variant accepts, so that a
     misspelt override is answered with the right spelling.
+
+    Raises:
+        ValueError: If the name is taken.
+        InvalidSetting: If the function does not say what it returns.
     """
+    if "return" not in constructor.__annotations__:
+        raise InvalidSetting(f"expected {constructor.__name__} to declare the Backbone class that it returns")
     return BACKBONES.register(constructor.__name__)(constructor)
 
 
@@ -94,13 +99,19 @@ def create_backbone(name: str, **overrides: Any) -> Backbone:
 
     Raises:
         UnknownName: If there is no such variant or option; the message has the nearest ones.
+        InvalidSetting: If the options do not make a network.
     """
     constructor = BACKBONES[name]
     options = backbone_class(name).default_options()
     for option in overrides:
         if option not in options:
             raise unknown_name(f"option of backbone {name!r}:", option, options)
-    backbone = constructor(**overrides)
+    try:
+        backbone = constructor(**overrides)
+    except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, DcptError):
+            raise
+        raise InvalidSetting(f"cannot create backbone {name!r} with {overrides}: {error}") from error
     backbone.variant, backbone.overrides = name, overrides
     return backbone
 

@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcpt.backbones.base import Backbone, register_backbone
-from dcpt.backbones.restormer import PatchEmbedding
-from dcpt.layers import Downsample, TransformerBlock, Upsample, use_channels_last
+from dcpt.layers import Downsample, PatchEmbedding, TransformerBlock, Upsample, use_channels_last
 
 
 class PromptGenerator(nn.Module):

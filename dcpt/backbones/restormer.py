@@ -14,18 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dcpt.backbones.base import Backbone, register_backbone
-from dcpt.layers import Attention, Downsample, TransformerBlock, Upsample, use_channels_last
-
-
-class PatchEmbedding(nn.Module):
-    """The stem: a 3x3 convolution from RGB."""
-
-    def __init__(self, channels: int, *, bias: bool) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(3, channels, 3, padding=1, bias=bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x)
+from dcpt.layers import Attention, Downsample, PatchEmbedding, TransformerBlock, Upsample, use_channels_last
 
 
 class Restormer(Backbone):

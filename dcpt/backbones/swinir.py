@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcpt.backbones.base import Backbone, register_backbone
+from dcpt.errors import InvalidSetting
 from dcpt.layers import items_at_once, use_channels_last
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K
@@ -195,10 +196,18 @@ class SwinIR(Backbone):
         norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
+        if len(depths) != len(num_heads) or len(depths) < 2 or window_size < 2:
+            raise InvalidSetting(
+                "expected two or more stages with as many num_heads, and windows of at least 2 pixels, "
+                f"got depths={depths}, num_heads={num_heads}, window_size={window_size}"
+            )
+        if any(heads < 1 or embed_dim % heads for heads in num_heads):
+            raise InvalidSetting(f"expected an embed_dim divisible by every number of heads, got {embed_dim}, {num_heads}")
         num_features = len(depths) // 2
         self.feature_channels = (embed_dim,) * num_features
         self.feature_strides = (1,) * num_features
-        self.size_multiple = window_size
+        self.size_multiple = self.window_size = window_size
+        self.shift_mask = shift_mask
         self.silent_options = {"shift_mask": shift_mask, "norm_eps": norm_eps}
         self.silent_options |= {"num_heads": num_heads, "window_size": window_size}
         self.register_buffer("mean", torch.tensor(RGB_MEAN).view(1, 3, 1, 1), persistent=False)
@@ -219,10 +228,9 @@ class SwinIR(Backbone):
     def forward(self, x: Tensor, hook: bool = False) -> Tensor | list[Tensor]:
         self.check_input(x)
         height, width = x.shape[-2:]
-        size, masked, device = self.size_multiple, self.silent_options["shift_mask"], x.device
         grids = tuple(
-            Windows(height, width, size, shift=shift, masked=masked, device=device)
-            for shift in (0, size // 2)
+            Windows(height, width, self.window_size, shift=shift, masked=self.shift_mask, device=x.device)
+            for shift in (0, self.window_size // 2)
         )
         x = (x - self.mean).contiguous(memory_format=torch.channels_last)
         shallow = self.conv_first(x)
