@@ -72,7 +72,7 @@ class Checkpoint:
             guess = ", ".join(f"{name}={self.assumed[name]!r}" for name in sorted(uncertain))
             warnings.warn(
                 f"the weights in {self.source} do not tell {' and '.join(sorted(uncertain))}; "
-                f"assumed {guess}; if that is wrong, give the right value by name",
+                f"assumed {guess}; if that is wrong, give the right value as an argument, or with --option",
                 stacklevel=3,
             )
         usual = backbone_class(self.family).default_options()

@@ -46,6 +46,19 @@ def count(names: Iterable[str], prefix: str) -> int:
     return next(number for number in range(len(numbers) + 1) if number not in numbers)
 
 
+def count_blocks(names: Iterable[str], prefixes: Iterable[str]) -> tuple[int, ...]:
+    """Return how many blocks every stage has.
+
+    Raises:
+        ValueError: If a stage has none: a network could be so, but more likely its file is not whole.
+    """
+    counts = {prefix: count(names, prefix) for prefix in prefixes}
+    empty = [prefix for prefix, number in counts.items() if not number]
+    if empty:
+        raise ValueError(f"blocks in every stage, found none called {empty[0]}0")
+    return tuple(counts.values())
+
+
 class Family:
     """The checkpoints of one network, here without any dialects; each network has a subclass.
 
@@ -124,9 +137,9 @@ class NAFNetFamily(Family):
         levels = range(count(state, "downs."))
         return {
             "width": len(state["intro.weight"]),
-            "encoder_blocks": tuple(count(state, f"encoders.{level}.") for level in levels),
+            "encoder_blocks": count_blocks(state, (f"encoders.{level}." for level in levels)),
             "middle_blocks": count(state, "middle_blks."),
-            "decoder_blocks": tuple(count(state, f"decoders.{level}.") for level in levels),
+            "decoder_blocks": count_blocks(state, (f"decoders.{level}." for level in levels)),
         }
 
     def assume_options(self, dialect: Dialect, options: Options) -> Options:
@@ -160,7 +173,7 @@ class RestormerFamily(Family):
         dim = len(state["patch_embed.proj.weight"])
         return {
             "dim": dim,
-            "num_blocks": tuple(count(state, f"{level}.") for level in levels),
+            "num_blocks": count_blocks(state, (f"{level}." for level in levels)),
             "num_refinement_blocks": count(state, "refinement."),
             "num_heads": tuple(len(state[f"{level}.0.attn.temperature"]) for level in levels),
             "ffn_expansion": roundest_factor(*state[f"{self.widest}.ffn.project_out.weight"].shape[1::-1]),
@@ -214,7 +227,8 @@ class PromptIRFamily(RestormerFamily):
     def complete(self, state: State, options: Options) -> dict[str, Tensor]:
         shapes = {
             "chnl_reduce1": (64, 64), "chnl_reduce2": (128, 128), "chnl_reduce3": (256, 320),
-            "reduce_noise_channel_1": (48, 112), "reduce_noise_channel_2": (96, 224), "reduce_noise_channel_3": (192, 448),
+            "reduce_noise_channel_1": (48, 112), "reduce_noise_channel_2": (96, 224),
+            "reduce_noise_channel_3": (192, 448),
         }  # fmt: skip
         return dict(state) | {f"{name}.weight": torch.zeros(*shape, 1, 1) for name, shape in shapes.items()}
 
@@ -249,7 +263,7 @@ class SwinIRFamily(Family):
         blocks = [f"layers.{stage}.residual_group.blocks." for stage in range(count(state, "layers."))]
         options: Options = {
             "embed_dim": embed_dim,
-            "depths": tuple(count(state, prefix) for prefix in blocks),
+            "depths": count_blocks(state, blocks),
             "mlp_ratio": roundest_factor(*state["layers.0.residual_group.blocks.0.mlp.fc1.weight"].shape),
             "relative_position_bias": any(name.endswith(".relative_position_bias_table") for name in state),
         }

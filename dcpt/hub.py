@@ -8,7 +8,7 @@ from typing import Any, Literal, overload
 import torch
 
 from dcpt.backbones import Backbone
-from dcpt.checkpoint import CONFIG_FILE, load_model
+from dcpt.checkpoint import load_model
 from dcpt.conversion import CHECKPOINT_SUFFIXES, load_checkpoint, read_checkpoint
 from dcpt.device import pick_device
 from dcpt.errors import CheckpointMismatch, InvalidSetting

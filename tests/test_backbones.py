@@ -17,7 +17,7 @@ from dcpt.backbones.swinir import Windows, relative_positions
 from dcpt.conversion import load_checkpoint
 from dcpt.errors import InvalidImage, InvalidSetting, UnknownName
 from dcpt.heads import DegradationClassifier
-from dcpt.layers import BiasFreeLayerNorm, GatedFeedForward, TransposedAttention, use_channels_last
+from dcpt.layers import BiasFreeLayerNorm, GatedFeedForward, TransposedAttention
 from dcpt.pretraining import dcpt_pretrain_step
 from dcpt.restoration import Restorer
 
@@ -64,6 +64,12 @@ def test_every_backbone_has_a_test_sized_variant(name):
     )
 
 
+def pictures_for(backbone, count=1):
+    """Random pictures of a shape that the backbone takes."""
+    side = 4 * backbone.size_multiple
+    return torch.rand(count, 3, side, 2 * side)
+
+
 def executed_modules(backbone, hook):
     """Names of the modules with weights of their own that a forward pass runs."""
     executed = set()
@@ -71,8 +77,7 @@ def executed_modules(backbone, hook):
     handles = [
         module.register_forward_hook(lambda *_, name=name: executed.add(name)) for name, module in leaves.items()
     ]
-    side = 2 * backbone.size_multiple
-    result = backbone(torch.rand(1, 3, side, side), hook=hook)
+    result = backbone(pictures_for(backbone), hook=hook)
     for handle in handles:
         handle.remove()
     return executed, result
@@ -83,6 +88,7 @@ def test_the_hook_computes_nothing_beyond_the_features(name):
     backbone = stirred(name)
     everything, _ = executed_modules(backbone, hook=False)
     for_features, features = executed_modules(backbone, hook=True)
+    assert name in AFTER_THE_FEATURES, f"add the modules that {name} must not run for its features"
     assert {module.split(".")[0] for module in everything - for_features} == AFTER_THE_FEATURES[name]
     sum(feature.square().sum() for feature in features).backward()
     for module in for_features:
@@ -93,7 +99,7 @@ def test_the_hook_computes_nothing_beyond_the_features(name):
 def test_every_parameter_gets_a_gradient_from_the_pretraining_step(name):
     backbone = stirred(name)
     head = DegradationClassifier(backbone.feature_channels, 3)
-    x = torch.rand(2, 3, 32, 32)
+    x = pictures_for(backbone, 2)
     dcpt_pretrain_step(backbone, head, x, x.flip(3), torch.tensor([0, 2])).loss.backward()
     for module in (backbone, head):
         for parameter_name, parameter in module.named_parameters():
@@ -103,7 +109,7 @@ def test_every_parameter_gets_a_gradient_from_the_pretraining_step(name):
 @pytest.mark.parametrize("name", TEST_SIZED)
 def test_training_and_inference_compute_the_same(name):
     backbone = stirred(name)
-    x = torch.rand(2, 3, 16, 24)
+    x = pictures_for(backbone, 2)
     with torch.no_grad():
         fast = backbone(x)
     assert relative_error(backbone(x).detach(), fast) < 1e-5
@@ -112,10 +118,19 @@ def test_training_and_inference_compute_the_same(name):
 @pytest.mark.parametrize("name", TEST_SIZED)
 def test_the_pictures_of_a_batch_do_not_touch_each_other(name):
     backbone = stirred(name)
-    x = torch.rand(3, 3, 16, 16)
+    x = pictures_for(backbone, 3)
     with torch.no_grad():
         together, alone = backbone(x), torch.cat([backbone(picture[None]) for picture in x])
     assert relative_error(together, alone) < 1e-5
+
+
+@pytest.mark.parametrize("name", TEST_SIZED)
+def test_a_black_picture_has_a_gradient(name):
+    backbone = stirred(name)
+    x = pictures_for(backbone, 2)
+    x[1] = 0
+    (backbone(x) - 0.5).abs().mean().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in backbone.parameters())
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 300), (129, 65)])
@@ -129,10 +144,12 @@ def test_pictures_of_any_size_are_restored(name, size):
 @pytest.mark.parametrize("name", TEST_SIZED)
 def test_wrong_sizes_are_answered_with_the_multiple(name):
     backbone = create_backbone(name)
-    with pytest.raises(InvalidImage, match=f"multiples of {backbone.size_multiple}, got 17x16"):
-        backbone(torch.rand(1, 3, 17, 16))
+    side = backbone.size_multiple
+    if side > 1:
+        with pytest.raises(InvalidImage, match=f"multiples of {side}, got {side + 1}x{side}"):
+            backbone(torch.rand(1, 3, side + 1, side))
     with pytest.raises(InvalidImage, match="RGB"):
-        backbone(torch.rand(1, 1, 16, 16))
+        backbone(torch.rand(1, 1, side, side))
 
 
 def test_unknown_names_are_answered_with_the_nearest():
@@ -194,10 +211,29 @@ def test_an_unknown_pooling_is_refused():
         create_backbone("nafnet_test", pooling="lokal")
 
 
-@pytest.mark.parametrize("option", [{"attention": "soft"}, {"num_heads": (3, 2, 4, 8)}])
-def test_impossible_transformer_options_are_refused(option):
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("nafnet_test", {"encoder_blocks": (1, 1, 1)}),
+        ("promptir_test", {"prompt_sizes": (8, 4)}),
+        ("restormer_test", {"attention": "soft"}),
+        ("restormer_test", {"num_heads": (3, 2, 4, 8)}),
+        ("restormer_test", {"num_heads": (0, 2, 4, 8)}),
+        ("restormer_test", {"num_blocks": (1, 1)}),
+        ("restormer_test", {"dim": "wide"}),
+        ("swinir_test", {"num_heads": (5, 5)}),
+        ("swinir_test", {"depths": (2, 2, 2)}),
+        ("swinir_test", {"window_size": 0}),
+    ],
+)
+def test_options_that_make_no_network_are_refused(name, options):
     with pytest.raises(InvalidSetting):
-        create_backbone("restormer_test", **option)
+        create_backbone(name, **options)
+
+
+def test_a_constructor_must_say_what_it_returns():
+    with pytest.raises(InvalidSetting, match="declare the Backbone class"):
+        register_backbone(lambda **overrides: None)
 
 
 def channels_last(*shape):
@@ -239,7 +275,6 @@ def test_the_bias_free_norm_divides_by_the_deviation_and_keeps_the_mean():
 
 def test_channels_last_reaches_every_convolution_beside_a_prompt():
     backbone = create_backbone("promptir_test")
-    use_channels_last(backbone)
     convolutions = [m for m in backbone.modules() if isinstance(m, nn.Conv2d)]
     assert all(m.weight.is_contiguous(memory_format=torch.channels_last) for m in convolutions)
 
@@ -354,7 +389,9 @@ def test_the_pretraining_step_agrees_with_the_official_one(golden):
         assert norm == pytest.approx(expected[name], rel=1e-2 if chaotic else 1e-3)
 
 
-@pytest.mark.parametrize("name, options", [("promptir_test", {}), ("restormer_test", {}), ("swinir_test", {"shift_mask": True})])
+@pytest.mark.parametrize(
+    "name, options", [("promptir_test", {}), ("restormer_test", {}), ("swinir_test", {"shift_mask": True})]
+)
 def test_strips_and_chunks_change_nothing(name, options, monkeypatch):
     backbone = stirred(name, **options)
     x = torch.rand(2, 3, 40, 32)

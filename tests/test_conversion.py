@@ -3,8 +3,11 @@
 import json
 import pickle
 import re
+import shutil
 import warnings
 
+import fill
+import numpy as np
 import pytest
 import torch
 from conftest import GOLDEN, relative_error
@@ -138,7 +141,7 @@ def test_the_unused_convolutions_of_published_promptir_are_dropped(tmp_path, x):
 def test_what_the_weights_do_not_tell_is_assumed_with_a_warning_or_given(tmp_path, x):
     backbone = network("restormer", attention="softmax")
     export_checkpoint(backbone, tmp_path / "in.pth", dialect="dcpt")
-    with pytest.warns(UserWarning, match=r"do not tell attention and norm_eps; assumed attention='relu', norm_eps=1e-06"):
+    with pytest.warns(UserWarning, match="attention and norm_eps; assumed attention='relu', norm_eps=1e-06"):
         assumed = load_checkpoint(tmp_path / "in.pth")
     assert not same_picture(assumed, backbone, x)
     with warnings.catch_warnings():
@@ -208,6 +211,96 @@ def test_exports_open_in_spandrel(tmp_path, x):
         export_checkpoint(backbone, tmp_path / f"{family}.pth")
         theirs = spandrel.ModelLoader().load_from_file(tmp_path / f"{family}.pth").model.eval()
         assert same_picture(theirs, backbone, torch.rand(1, 3, 32, 32))
+
+
+def official_weights(case):
+    shapes = json.loads((GOLDEN / f"{case}.json").read_text())["backbone_shapes"]
+    return {name: torch.from_numpy(value) for name, value in fill.fill_state_dict(shapes).items()}
+
+
+# What the published names are, given those of DCPT: the table in the method's description, read backwards.
+PUBLISHED_NAMES = {
+    "nafnet": (r"^decoder(\d)\.", r"decoders.\1."),
+    "promptir": (r"^", "net."),
+    "restormer_softmax_withbias": (r"^((?:en|de)coder_level\d|latent|refinement)\.body\.", r"\1."),
+    "swinir": (r"^(?:encode_layers\.|decode_layers)(\d)\.", None),
+}
+
+
+@pytest.mark.parametrize("case", PUBLISHED_NAMES)
+def test_the_reference_weights_under_published_names_give_the_reference_picture(case, tmp_path):
+    pattern, replacement = PUBLISHED_NAMES[case]
+
+    def published(name):
+        if replacement is None:  # SwinIR's stages are numbered through
+            return re.sub(pattern, lambda m: f"layers.{int(m[1]) + 3 * m[0].startswith('decode')}.", name)
+        return re.sub(pattern, replacement, name)
+
+    options = {"restormer_softmax_withbias": {"norm_eps": 1e-6}, "swinir": {"shift_mask": False}}.get(case, {})
+    torch.save({"params": {published(n): t for n, t in official_weights(case).items()}}, tmp_path / "in.pth")
+    assert case == "promptir" or read_checkpoint(tmp_path / "in.pth").dialect == "published"
+    reference = np.load(GOLDEN / f"{case}.npz")
+    backbone = load_checkpoint(tmp_path / "in.pth", **options)
+    with torch.inference_mode():
+        assert relative_error(backbone(torch.from_numpy(reference["lq"])), reference["restored"]) < 1e-4
+
+
+def malformed(kind):
+    """A NAFNet checkpoint that is wrong in a way no training program would produce."""
+    state = network("nafnet").state_dict()
+    weight = state["intro.weight"]
+    if kind == "cycle":
+        state = {}
+        state["params"] = state
+        return state
+    return {
+        "numbered names": {1: weight, None: weight},
+        "scalar": state | {"intro.weight": torch.tensor(1.0)},
+        "no decoders": {n: t for n, t in state.items() if not n.startswith("decoders.")},
+        "extra level": state | {"decoders.2.0.beta": torch.zeros(1, 8, 1, 1)},
+        "far level": state | {"encoders.20.0.beta": torch.zeros(1, 8, 1, 1)},
+        "many blocks": state | {"middle_blks.3000.beta": torch.zeros(1, 32, 1, 1)},
+        "sparse": state | {"intro.weight": weight.to_sparse()},
+        "complex": state | {"intro.weight": weight.to(torch.complex64)},
+        "twice": state | {"decoder0.0.beta": torch.zeros(1, 16, 1, 1)},
+        "almost unused": state | {"layers.0.attn_mask": torch.zeros(1)},
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "numbered names", "cycle", "scalar", "no decoders", "extra level", "far level", "many blocks", "sparse",
+        "complex", "twice", "almost unused",
+    ],
+)  # fmt: skip
+def test_malformed_files_are_refused_in_one_line(kind, tmp_path):
+    torch.save(malformed(kind), tmp_path / "bad.pth")
+    with pytest.raises(CheckpointMismatch, match=re.escape(str(tmp_path / "bad.pth"))) as refusal:
+        load_checkpoint(tmp_path / "bad.pth")
+    assert "\n" not in str(refusal.value)
+
+
+def test_swinir_for_jpeg_is_refused_for_its_range(tmp_path):
+    backbone = network("swinir", window_size=7, **PUBLISHED["swinir"])
+    with pytest.raises(CheckpointMismatch, match=r"window 7, work in \[0, 255\]"):
+        export_checkpoint(backbone, tmp_path / "out.pth")
+    torch.save(backbone.state_dict(), tmp_path / "in.pth")
+    with pytest.raises(CheckpointMismatch, match=r"window 7, work in \[0, 255\]"):
+        load_checkpoint(tmp_path / "in.pth")
+
+
+def test_paths_are_told_from_names(model_folder, tmp_path):
+    shutil.copytree(model_folder, tmp_path / "run.pt")
+    assert dcpt.from_pretrained(tmp_path / "run.pt").variant == "nafnet_test"
+    export_checkpoint(network("nafnet"), tmp_path / "weights.PTH")
+    assert dcpt.from_pretrained(tmp_path / "weights.PTH").variant == "nafnet"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointMismatch, match="expected a model folder with a valid config.json"):
+        dcpt.from_pretrained(tmp_path / "empty")
+    (tmp_path / "weights.onnx").write_bytes(b"")
+    with pytest.raises(CheckpointMismatch, match="expected a file ending in"):
+        dcpt.from_pretrained(tmp_path / "weights.onnx")
 
 
 class Poison:

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from dcpt.data.crops import pack_crops
-from dcpt.data.synthetic import SyntheticBatches
+from dcpt.data.synthetic import Batch, SyntheticBatches
 from dcpt.errors import CheckpointMismatch, DcptError, InvalidSetting, UnknownName
 from dcpt.finetuning import finetune
 from dcpt.hub import from_pretrained
 from dcpt.pretraining import pretrain
 from dcpt.recipe import Recipe, Stage, build_recipe, list_recipes, load_recipe, override_stage
-from dcpt.training import TrainingState, describe_run, learning_rate
+from dcpt.training import StepOutput, TrainingState, backward_normalized, describe_run, learning_rate
 
 STAGE = Stage(steps=6, batch_size=4, patch_size=16, lr=1e-3, head_lr=1e-3, warmup_steps=2, clip_norm=1.0)
 RECIPE = Recipe("test", "nafnet_test", ("noise", "haze", "clean"), pretrain=STAGE, finetune=STAGE)
@@ -225,3 +225,28 @@ def test_batches_are_made_on_the_gpu_and_repeat(crops):
     batches = SyntheticBatches(crops.to(torch.device("cuda")), RECIPE, STAGE)
     first, again = batches(3), batches(3)
     assert first.lq.is_cuda and torch.equal(first.lq, again.lq) and torch.equal(first.label, again.label)
+
+
+def test_normalized_gradients_are_the_mean_of_directions():
+    weight, unused = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(2))
+    pictures = torch.tensor([[3.0, 0, 4], [0, 0, 100]])
+    batch = Batch(pictures, pictures, torch.zeros(2))
+
+    def compute(batch):
+        loss = (weight * batch.lq).sum()  # its gradient is the picture
+        return StepOutput(loss, loss)
+
+    metrics = backward_normalized(batch, compute, [weight, unused])
+    assert torch.allclose(weight.grad, torch.tensor([0.3, 0.0, 0.9]))
+    assert torch.equal(unused.grad, torch.zeros(2))
+    assert metrics["loss"] == pytest.approx((7 + 100) / 2)
+
+
+def test_finetuning_takes_normalized_gradients_and_pretraining_refuses_them(crops, tmp_path):
+    stage = replace(STAGE, gradients="normalized")
+    finetune(RECIPE, crops, tmp_path / "mean")
+    finetune(replace(RECIPE, finetune=stage), crops, tmp_path / "normalized")
+    weights = [final_state(tmp_path / run)["model"]["backbone.ending.weight"] for run in ("mean", "normalized")]
+    assert torch.isfinite(weights[1]).all() and not torch.equal(*weights)
+    with pytest.raises(InvalidSetting, match="gradients=mean"):
+        pretrain(replace(RECIPE, pretrain=stage), crops, tmp_path / "pair")

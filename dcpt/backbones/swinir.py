@@ -202,7 +202,7 @@ class SwinIR(Backbone):
                 f"got depths={depths}, num_heads={num_heads}, window_size={window_size}"
             )
         if any(heads < 1 or embed_dim % heads for heads in num_heads):
-            raise InvalidSetting(f"expected an embed_dim divisible by every number of heads, got {embed_dim}, {num_heads}")
+            raise InvalidSetting(f"expected embed_dim divisible by every num_heads, got {embed_dim} and {num_heads}")
         num_features = len(depths) // 2
         self.feature_channels = (embed_dim,) * num_features
         self.feature_strides = (1,) * num_features
