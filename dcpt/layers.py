@@ -42,8 +42,9 @@ def items_at_once(x: Tensor, num_values: int) -> int:
 
 
 class Rows(NamedTuple):
-    """A strip of a map for a 3x3 convolution: the rows to give it, and which of its rows are right."""
+    """A strip of a map: its own rows, those to give a 3x3 convolution, and which of its results are right."""
 
+    own: slice
     halo: slice
     inner: slice
 
@@ -59,9 +60,14 @@ def row_strips(x: Tensor, channels: int) -> list[Rows]:
     count = min(height, items_at_once(x, batch * width * channels))
     starts = range(0, height, count)
     return [
-        Rows(slice(max(0, top - 1), top + count + 1), slice(min(top, 1), min(top, 1) + count))
+        Rows(slice(top, top + count), slice(max(0, top - 1), top + count + 1), slice(min(top, 1), min(top, 1) + count))
         for top in starts
     ]
+
+
+def join_rows(strips: list[Tensor]) -> Tensor:
+    """Put the strips of a map, each (B, C, rows, W), together again."""
+    return torch.cat(strips, dim=2) if len(strips) > 1 else strips[0]
 
 
 class ChannelLayerNorm(nn.Module):
@@ -190,8 +196,7 @@ class GatedFeedForward(nn.Module):
             )
             return F.conv2d(F.gelu(gate) * value, project_out, self.project_out.bias)
 
-        strips = [run(rows) for rows in row_strips(x, hidden)]
-        return torch.cat(strips, dim=2) if len(strips) > 1 else strips[0]
+        return join_rows([run(rows) for rows in row_strips(x, hidden)])
 
     def _halves(self, parameter: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return both halves of the first axis, zeros appended."""

@@ -390,7 +390,7 @@ def test_the_pretraining_step_agrees_with_the_official_one(golden):
 
 
 @pytest.mark.parametrize(
-    "name, options", [("promptir_test", {}), ("restormer_test", {}), ("swinir_test", {"shift_mask": True})]
+    "name, options", [(name, {"shift_mask": True} if name == "swinir_test" else {}) for name in TEST_SIZED]
 )
 def test_strips_and_chunks_change_nothing(name, options, monkeypatch):
     backbone = stirred(name, **options)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dcpt.backbones.base import Backbone, register_backbone
 from dcpt.errors import InvalidSetting
-from dcpt.layers import ChannelLayerNorm
+from dcpt.layers import ChannelLayerNorm, join_rows, row_strips
 
 Pooling = Literal["global", "local"]
 
@@ -76,8 +76,15 @@ class NAFBlock(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1, channels, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = simple_gate(self.conv2(self.conv1(self.norm1(x))))
+        strips = row_strips(x, 2 * x.shape[1])
+        y = join_rows([self._mix(x[:, :, rows.halo])[:, :, rows.inner] for rows in strips])
         x = torch.addcmul(x, self.conv3(y * self.sca(y)), self.beta)
+        return join_rows([self._transform(x[:, :, rows.own]) for rows in strips])
+
+    def _mix(self, x: Tensor) -> Tensor:
+        return simple_gate(self.conv2(self.conv1(self.norm1(x))))
+
+    def _transform(self, x: Tensor) -> Tensor:
         y = simple_gate(self.conv4(self.norm2(x)))
         return torch.addcmul(x, self.conv5(y), self.gamma)
 
