@@ -36,9 +36,9 @@ def test_every_bundled_file_says_how_it_was_made(name):
 
 def test_restoration_gains_on_an_unseen_photograph(pictures):
     report = evaluate_synthetic(dcpt.Restorer(device="cpu").restore_batch, pictures)
-    assert report.mean_gain > 4
+    assert report.mean_gain > 5
     clean = report.scores[-1]
-    assert clean.name == "clean" and clean.psnr > 34
+    assert clean.name == "clean" and clean.psnr > 26
 
 
 def test_the_pretrained_pair_recognises_most_degradations_of_an_unseen_photograph(pictures):
@@ -55,5 +55,5 @@ def test_the_shipped_example_is_restored_the_same_way_twice():
         pixels, _ = read_picture(picture)
         return (pixels[..., 1:] - pixels[..., :-1]).abs().mean()
 
-    assert roughness(first) < 0.7 * roughness(path)
+    assert roughness(first) < 0.5 * roughness(path)
     assert torch.isfinite(read_picture(first)[0]).all()
