@@ -12,7 +12,7 @@ from torch import nn
 from dcpt import layers
 from dcpt.backbones import create_backbone, list_backbones, register_backbone
 from dcpt.backbones.base import backbone_class
-from dcpt.backbones.nafnet import box_mean
+from dcpt.backbones.nafnet import NAFNet, box_mean
 from dcpt.backbones.swinir import Windows, relative_positions
 from dcpt.conversion import load_checkpoint
 from dcpt.errors import InvalidImage, InvalidSetting, UnknownName
@@ -160,7 +160,7 @@ def test_unknown_names_are_answered_with_the_nearest():
 
 
 def test_a_name_cannot_be_registered_twice():
-    def nafnet_test(**overrides):
+    def nafnet_test(**overrides) -> NAFNet:
         raise AssertionError
 
     with pytest.raises(ValueError, match="already registered"):
