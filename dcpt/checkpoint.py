@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
         temporary.write_bytes(save(plain, metadata=dict(metadata or {})))
+
+
+def write_pickled(path: Path, data: Mapping[str, Any]) -> None:
+    """Write tensors and plain data atomically; torch.save alone destroys the old file when it fails midway."""
+    buffer = io.BytesIO()
+    torch.save(data, buffer)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def save_model(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -15,10 +14,9 @@ from torch import Tensor
 
 from dcpt.backbones import Backbone, create_backbone
 from dcpt.backbones.base import backbone_class
-from dcpt.checkpoint import check_fit, load_weights, read_tensors, write_tensors
+from dcpt.checkpoint import check_fit, read_tensors, write_pickled, write_tensors
 from dcpt.dialects import FAMILIES, Dialect, Options, recognise_family
 from dcpt.errors import CheckpointMismatch, InvalidSetting
-from dcpt.files import atomic_path
 
 PICKLED_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin")
 CHECKPOINT_SUFFIXES = (*PICKLED_SUFFIXES, ".safetensors")
@@ -81,7 +79,7 @@ class Checkpoint:
         with torch.device("meta"):  # before a stray name asks for more memory than there is
             check_fit(create_backbone(self.family, **differing), self.state, source=self.source)
         backbone = create_backbone(self.family, **differing)
-        load_weights(backbone, self.state, source=self.source)
+        backbone.load_state_dict(self.state)
         return backbone.eval()
 
 
@@ -222,8 +220,4 @@ def export_checkpoint(backbone: Backbone, path: str | Path, *, dialect: Dialect 
         return write_tensors(path, state)
     if path.suffix.lower() not in PICKLED_SUFFIXES:
         raise InvalidSetting(f"expected a file ending in {', '.join(CHECKPOINT_SUFFIXES)}, got {path.name}")
-    buffer = io.BytesIO()  # torch.save to a path destroys the old file when it fails midway
-    torch.save({"params": {name: t.detach().cpu().contiguous() for name, t in state.items()}}, buffer)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
-    return None
+    return write_pickled(path, {"params": {name: t.detach().cpu().contiguous() for name, t in state.items()}})

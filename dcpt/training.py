@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import json
 import math
 import time
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dcpt.backbones import Backbone, create_backbone
-from dcpt.checkpoint import load_model
+from dcpt.checkpoint import load_model, write_pickled
 from dcpt.data.crops import PackedCrops
 from dcpt.data.synthetic import Batch
 from dcpt.errors import CheckpointMismatch, DcptError, OutputError
@@ -101,8 +100,8 @@ class TrainingState:
         """
         if not all(torch.isfinite(weight).all() for weight in self.model.parameters()):
             raise diverged(self.step)
-        buffer = io.BytesIO()  # torch.save to a path destroys the old file when it fails midway
-        torch.save(
+        write_pickled(
+            folder / CHECKPOINT_FILE,
             {
                 "step": self.step,
                 "identity": self.identity,
@@ -110,10 +109,7 @@ class TrainingState:
                 "ema": self.ema.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
             },
-            buffer,
         )
-        with atomic_path(folder / CHECKPOINT_FILE) as temporary:
-            temporary.write_bytes(buffer.getbuffer())
 
     def load(self, folder: Path) -> bool:
         """Take the state of the run folder, if it has one; return whether it had.
