@@ -16,6 +16,7 @@ LAYERS = [
     {"registry", "files", "device", "recipe"},
     {"layers", "losses", "metrics", "tiling", "image", "weights"},
     {"backbones.base", "heads.degradation_classifier", "degradations.base"},
+    {"backbones.transformer"},
     {"backbones.nafnet", "backbones.promptir", "backbones.restormer", "backbones.swinir",
      "degradations.noise", "degradations.blur", "degradations.compression", "degradations.mosaic",
      "degradations.light", "degradations.masking"},

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcpt.backbones.base import Backbone, register_backbone
-from dcpt.layers import Downsample, PatchEmbedding, TransformerBlock, Upsample, use_channels_last
+from dcpt.backbones.base import register_backbone
+from dcpt.backbones.transformer import TransformerUNet
+from dcpt.layers import Upsample, use_channels_last
 
 
 class PromptGenerator(nn.Module):
@@ -45,7 +46,7 @@ class PromptGenerator(nn.Module):
         return self.conv3x3(prompt.contiguous(memory_format=torch.channels_last))
 
 
-class PromptIR(Backbone):
+class PromptIR(TransformerUNet):
     """The PromptIR U-Net of four levels with prompts in the decoder and a global residual.
 
     Args:
@@ -74,64 +75,51 @@ class PromptIR(Backbone):
         bias: bool = False,
         norm_eps: float = 1e-5,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            dim,
+            num_blocks,
+            num_heads,
+            bias=bias,
+            ffn_expansion=ffn_expansion,
+            norm_bias=True,
+            norm_eps=norm_eps,
+            attention="softmax",
+        )
         self.feature_channels = (2 * dim, 4 * dim, 4 * dim)
         self.feature_strides = (2, 4, 8)
-        self.size_multiple = 8
         self.silent_options = {"norm_eps": norm_eps}
         prompts = [dim * 4 // 3, dim * 8 // 3, dim * 20 // 3]
-        settings = {"ffn_expansion": ffn_expansion, "bias": bias, "attention": "softmax"}
-        settings |= {"norm_bias": True, "norm_eps": norm_eps}
-
-        def stage(channels: int, level: int, blocks: int | None = None) -> nn.Sequential:
-            count = num_blocks[level] if blocks is None else blocks
-            return nn.Sequential(*(TransformerBlock(channels, num_heads[level], **settings) for _ in range(count)))
 
         def prompt(level: int, channels: int) -> PromptGenerator:
             return PromptGenerator(prompts[level], prompt_sizes[level], channels, num_components, bias=bias)
 
-        def interaction(channels: int) -> TransformerBlock:
-            return TransformerBlock(channels, num_heads[2], **settings)
-
-        self.patch_embed = PatchEmbedding(dim, bias=bias)
-        self.encoder_level1 = stage(dim, 0)
-        self.down1_2 = Downsample(dim, bias=bias)
-        self.encoder_level2 = stage(2 * dim, 1)
-        self.down2_3 = Downsample(2 * dim, bias=bias)
-        self.encoder_level3 = stage(4 * dim, 2)
-        self.down3_4 = Downsample(4 * dim, bias=bias)
-        self.latent = stage(8 * dim, 3)
-
         self.prompt3 = prompt(2, 8 * dim)
-        self.noise_level3 = interaction(8 * dim + prompts[2])
+        self.noise_level3 = self._block(8 * dim + prompts[2], 2)
         self.reduce_noise_level3 = nn.Conv2d(8 * dim + prompts[2], 4 * dim, 1, bias=bias)
         self.up4_3 = Upsample(4 * dim, bias=bias)
         self.reduce_chan_level3 = nn.Conv2d(6 * dim, 4 * dim, 1, bias=bias)
-        self.decoder_level3 = stage(4 * dim, 2)
+        self.decoder_level3 = self._stage(4 * dim, 2)
 
         self.prompt2 = prompt(1, 4 * dim)
-        self.noise_level2 = interaction(4 * dim + prompts[1])
+        self.noise_level2 = self._block(4 * dim + prompts[1], 2)
         self.reduce_noise_level2 = nn.Conv2d(4 * dim + prompts[1], 4 * dim, 1, bias=bias)
         self.up3_2 = Upsample(4 * dim, bias=bias)
         self.reduce_chan_level2 = nn.Conv2d(4 * dim, 2 * dim, 1, bias=bias)
-        self.decoder_level2 = stage(2 * dim, 1)
+        self.decoder_level2 = self._stage(2 * dim, 1)
 
         self.prompt1 = prompt(0, 2 * dim)
-        self.noise_level1 = interaction(2 * dim + prompts[0])
+        self.noise_level1 = self._block(2 * dim + prompts[0], 2)
         self.reduce_noise_level1 = nn.Conv2d(2 * dim + prompts[0], 2 * dim, 1, bias=bias)
         self.up2_1 = Upsample(2 * dim, bias=bias)
-        self.decoder_level1 = stage(2 * dim, 0)
-        self.refinement = stage(2 * dim, 0, num_refinement_blocks)
+        self.decoder_level1 = self._stage(2 * dim, 0)
+        self.refinement = self._stage(2 * dim, 0, num_refinement_blocks)
         self.output = nn.Conv2d(2 * dim, 3, 3, padding=1, bias=bias)
         use_channels_last(self)
 
     def forward(self, x: Tensor, hook: bool = False) -> Tensor | list[Tensor]:
         self.check_input(x)
         x = x.contiguous(memory_format=torch.channels_last)
-        encoded1 = self.encoder_level1(self.patch_embed(x))
-        encoded2 = self.encoder_level2(self.down1_2(encoded1))
-        encoded3 = self.encoder_level3(self.down2_3(encoded2))
-        y = self.latent(self.down3_4(encoded3))
+        encoded1, encoded2, encoded3, y = self.encode(x)
 
         y = self.noise_level3(torch.cat((y, self.prompt3(y)), dim=1))
         prompted3 = self.reduce_noise_level3(y)

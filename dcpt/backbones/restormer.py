@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dcpt.backbones.base import Backbone, register_backbone
-from dcpt.layers import Attention, Downsample, PatchEmbedding, TransformerBlock, Upsample, use_channels_last
+from dcpt.backbones.base import register_backbone
+from dcpt.backbones.transformer import TransformerUNet
+from dcpt.layers import Attention, Upsample, use_channels_last
 
 
-class Restormer(Backbone):
+class Restormer(TransformerUNet):
     """The Restormer U-Net of four levels with a global residual.
 
     Args:
@@ -45,35 +46,28 @@ class Restormer(Backbone):
         norm_eps: float = 1e-6,
         attention: Attention = "relu",
     ) -> None:
-        super().__init__()
+        super().__init__(
+            dim,
+            num_blocks,
+            num_heads,
+            bias=bias,
+            ffn_expansion=ffn_expansion,
+            norm_bias=norm_bias,
+            norm_eps=norm_eps,
+            attention=attention,
+        )
         self.feature_channels = (2 * dim, 2 * dim, 4 * dim)
         self.feature_strides = (1, 2, 4)
-        self.size_multiple = 8
         self.silent_options = {"attention": attention, "norm_eps": norm_eps}
-        settings = {"ffn_expansion": ffn_expansion, "bias": bias, "attention": attention}
-        settings |= {"norm_bias": norm_bias, "norm_eps": norm_eps}
-
-        def stage(channels: int, level: int, blocks: int | None = None) -> nn.Sequential:
-            count = num_blocks[level] if blocks is None else blocks
-            return nn.Sequential(*(TransformerBlock(channels, num_heads[level], **settings) for _ in range(count)))
-
-        self.patch_embed = PatchEmbedding(dim, bias=bias)
-        self.encoder_level1 = stage(dim, 0)
-        self.down1_2 = Downsample(dim, bias=bias)
-        self.encoder_level2 = stage(2 * dim, 1)
-        self.down2_3 = Downsample(2 * dim, bias=bias)
-        self.encoder_level3 = stage(4 * dim, 2)
-        self.down3_4 = Downsample(4 * dim, bias=bias)
-        self.latent = stage(8 * dim, 3)
         self.up4_3 = Upsample(8 * dim, bias=bias)
         self.reduce_chan_level3 = nn.Conv2d(8 * dim, 4 * dim, 1, bias=bias)
-        self.decoder_level3 = stage(4 * dim, 2)
+        self.decoder_level3 = self._stage(4 * dim, 2)
         self.up3_2 = Upsample(4 * dim, bias=bias)
         self.reduce_chan_level2 = nn.Conv2d(4 * dim, 2 * dim, 1, bias=bias)
-        self.decoder_level2 = stage(2 * dim, 1)
+        self.decoder_level2 = self._stage(2 * dim, 1)
         self.up2_1 = Upsample(2 * dim, bias=bias)
-        self.decoder_level1 = stage(2 * dim, 0)
-        self.refinement = stage(2 * dim, 0, num_refinement_blocks)
+        self.decoder_level1 = self._stage(2 * dim, 0)
+        self.refinement = self._stage(2 * dim, 0, num_refinement_blocks)
         self.output = nn.Conv2d(2 * dim, 3, 3, padding=1, bias=bias)
         self.apply(initialise)
         use_channels_last(self)
@@ -81,10 +75,7 @@ class Restormer(Backbone):
     def forward(self, x: Tensor, hook: bool = False) -> Tensor | list[Tensor]:
         self.check_input(x)
         x = x.contiguous(memory_format=torch.channels_last)
-        encoded1 = self.encoder_level1(self.patch_embed(x))
-        encoded2 = self.encoder_level2(self.down1_2(encoded1))
-        encoded3 = self.encoder_level3(self.down2_3(encoded2))
-        y = self.latent(self.down3_4(encoded3))
+        encoded1, encoded2, encoded3, y = self.encode(x)
         y = self.reduce_chan_level3(torch.cat((self.up4_3(y), encoded3), dim=1))
         decoded3 = self.decoder_level3(y)
         y = self.reduce_chan_level2(torch.cat((self.up3_2(decoded3), encoded2), dim=1))
