@@ -44,6 +44,8 @@ class Stage:
         clean_share: Share of pictures left clean.
         mixed_share: Share of pictures with two or three degradations at once (their class is
             unknown: fine-tuning only).
+        sampling_weights: How often a degradation is drawn, relative to the others, by name; those not
+            named have weight 1.
         precision: "fp32" or "bf16" (automatic mixed precision).
     """
 
@@ -62,6 +64,7 @@ class Stage:
     ema_decay: float = 0.999
     clean_share: float = 0.0
     mixed_share: float = 0.0
+    sampling_weights: dict[str, float] = field(default_factory=dict)
     precision: str = "fp32"
 
     def __post_init__(self) -> None:
@@ -70,10 +73,12 @@ class Stage:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise InvalidSetting(f"expected {name} to be one of {allowed}, got {getattr(self, name)!r}")
-        for name, value in asdict(self).items():
+        numbers = {name: value for name, value in asdict(self).items() if isinstance(value, (int, float))}
+        numbers |= {f"the sampling weight of {name}": value for name, value in self.sampling_weights.items()}
+        for name, value in numbers.items():
             lowest = 1 if name in ("steps", "batch_size", "patch_size") else 0
             # Written so that NaN fails too.
-            if not isinstance(value, str) and not lowest <= value < math.inf:
+            if not lowest <= value < math.inf:
                 raise InvalidSetting(f"expected {name} to be finite and at least {lowest}, got {value}")
         if self.clean_share + self.mixed_share > 1 or self.ema_decay >= 1:
             raise InvalidSetting("expected clean_share + mixed_share of at most 1 and an ema_decay below 1")
@@ -108,6 +113,12 @@ class Recipe:
             raise InvalidSetting(f"expected two or more different labels, got {list(self.labels)}")
         if CLEAN not in self.labels and (self.pretrain.clean_share or self.finetune.clean_share):
             raise InvalidSetting(f"expected {CLEAN!r} among the labels, for there is a clean_share")
+        for weights in (self.pretrain.sampling_weights, self.finetune.sampling_weights):
+            for name in weights:
+                if name not in self.degradations:
+                    raise unknown_name("degradation of the recipe", name, self.degradations)
+            if not any(weights.get(name, 1) for name in self.degradations):
+                raise InvalidSetting("expected a sampling weight above 0, got 0 for every degradation")
 
     @property
     def degradations(self) -> tuple[str, ...]:
@@ -194,6 +205,8 @@ def _build(kind: type, values: Any, what: str) -> Any:
 
 def _convert(key: str, value: Any, kind: str) -> Any:
     # YAML reads 3e-4 as a string, and the command line has nothing but strings.
+    if kind == "dict[str, float]":
+        return _convert_weights(key, value)
     convert = {"int": int, "float": float, "str": str}.get(kind)
     if convert is None:
         return value
@@ -203,3 +216,11 @@ def _convert(key: str, value: Any, kind: str) -> Any:
         return convert(value)
     except (TypeError, ValueError, OverflowError):
         raise InvalidSetting(f"expected {key} to be of type {kind}, got {value!r}") from None
+
+
+def _convert_weights(key: str, value: Any) -> dict[str, float]:
+    if isinstance(value, str):  # from the command line: jpeg=2,haze=0.5
+        value = dict(pair.partition("=")[::2] for pair in value.split(",") if pair)
+    if not isinstance(value, Mapping):
+        raise InvalidSetting(f"expected {key} to be numbers by name, such as jpeg=2,haze=0.5, got {value!r}")
+    return {str(name): _convert(f"{key} of {name}", weight, "float") for name, weight in value.items()}

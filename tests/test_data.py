@@ -118,6 +118,15 @@ def test_shares_of_clean_and_mixed_pictures_are_kept(crops):
         assert (label == index).float().mean().item() == pytest.approx(0.5 / 3, abs=0.05)
 
 
+def test_sampling_weights_are_kept(crops):
+    first, _, third = LABELS[:3]
+    settings = recipe(sampling_weights={first: 3.0, third: 0.0})
+    batches = SyntheticBatches(crops, settings, settings.finetune)
+    label = torch.cat([batches(step).label for step in range(20)])
+    shares = [(label == index).float().mean().item() for index in range(3)]
+    assert shares == pytest.approx([0.75, 0.25, 0], abs=0.05)
+
+
 def test_clean_pictures_are_clean_and_the_others_are_not(crops):
     settings = recipe(clean_share=0.3)
     batch = SyntheticBatches(crops, settings, settings.finetune)(0)

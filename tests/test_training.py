@@ -194,7 +194,15 @@ def test_mistakes_in_recipes_are_named(tmp_path):
         override_stage(recipe, "finetune", {"schedule": "linear"})
     with pytest.raises(InvalidSetting, match="incomplete recipe"):
         build_recipe({"name": "x"})
+    with pytest.raises(UnknownName, match="'jepg'; did you mean 'jpeg'"):
+        override_stage(recipe, "finetune", {"sampling_weights": "jepg=2"})
+    with pytest.raises(InvalidSetting, match="weight of jpeg to be finite and at least 0"):
+        override_stage(recipe, "finetune", {"sampling_weights": "jpeg=-1"})
+    with pytest.raises(InvalidSetting, match="0 for every degradation"):
+        override_stage(recipe, "finetune", {"sampling_weights": dict.fromkeys(recipe.degradations, 0)})
     assert override_stage(recipe, "pretrain", {"lr": "3e-4"}).pretrain.lr == 3e-4
+    weighted = override_stage(recipe, "finetune", {"sampling_weights": "jpeg=2,haze=.5"})
+    assert weighted.finetune.sampling_weights == {"jpeg": 2, "haze": 0.5}
 
 
 @pytest.mark.parametrize(

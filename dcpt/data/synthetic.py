@@ -84,7 +84,8 @@ class SyntheticBatches:
 
     def _draw_labels(self, choices: torch.Generator) -> Tensor:
         count, stage = self.stage.batch_size, self.stage
-        kinds = torch.randint(len(self.names), (count,), generator=choices)
+        weights = torch.tensor([stage.sampling_weights.get(name, 1.0) for name in self.names])
+        kinds = torch.multinomial(weights, count, replacement=True, generator=choices)
         label = torch.tensor([self.labels.index(name) for name in self.names])[kinds]
         fate = torch.rand(count, generator=choices)
         if stage.clean_share:
