@@ -44,7 +44,7 @@ def main() -> None:
 @main.command()
 @click.argument("path", type=PATH)
 @click.option("-o", "--output", required=True, type=PATH, help="Picture to write; a folder if PATH is one.")
-@click.option("--model", default="nafnet-small-10d", show_default=True, help="Name of weights or a model folder.")
+@click.option("--model", default="nafnet-small-10d", show_default=True, help="Name, folder, file or Hub repository.")
 @OPTION
 @DEVICE
 @click.option("--tile-size", default=1024, show_default=True, help="Larger pictures are processed in tiles.")
@@ -139,12 +139,54 @@ def run_jobs(jobs: list[tuple[Path, Path]], process: Any) -> None:
 
 
 @main.command(name="list")
-def list_command() -> None:
-    """List the weights that can be loaded by name."""
-    from dcpt.weights import WEIGHTS
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with everything that is known.")
+def list_command(as_json: bool) -> None:
+    """List the weights that can be loaded by name; asks nothing of the network."""
+    from dcpt.listing import describe_weights, format_weights
 
-    for name in WEIGHTS:
-        click.echo(f"{name:28} {WEIGHTS[name].description}")
+    click.echo(json.dumps(describe_weights(), indent=2) if as_json else format_weights())
+
+
+@main.command()
+@click.argument("names", nargs=-1, required=True)
+@click.option("--to", "folder", type=PATH, help="Copy the files there, a folder per name.")
+def download(names: tuple[str, ...], folder: Path | None) -> None:
+    """Fetch the weights NAMES, or repositories on the Hub, for later use without network."""
+    from dcpt.files import copy_file
+    from dcpt.hub import locate
+
+    for name in names:
+        path = locate(name)
+        if folder is None:
+            click.echo(path)
+            continue
+        target = folder / name.rpartition("/")[2]
+        for source in [path] if path.is_file() else sorted(path.iterdir()):
+            copy_file(source, target / source.name)
+        click.echo(target)
+
+
+@main.command()
+@click.argument("file", type=PATH)
+@click.option("--as", "name", metavar="NAME", help="Name of weights, which then load by it on this machine for good.")
+@click.option("-o", "--out", "folder", type=PATH, help="Model folder to write instead.")
+@OPTION
+def convert(file: Path, name: str | None, folder: Path | None, options: tuple[str, ...]) -> None:
+    """Turn the checkpoint FILE of another program into a model folder."""
+    from dcpt.hub import convert_checkpoint
+
+    click.echo(convert_checkpoint(file, name=name, folder=folder, **parse_options(options)))
+
+
+@main.command()
+@click.argument("folder", type=PATH)
+@click.argument("repo")
+@click.option("--private", is_flag=True, help="Make a new repository visible to you alone.")
+def publish(folder: Path, repo: str, private: bool) -> None:
+    """Upload the model FOLDER to the repository REPO (organisation/name) on the Hub, with a model card."""
+    from dcpt.hub import publish_folder
+
+    click.echo(f"{repo}@{publish_folder(folder, repo, private=private)}")
 
 
 @main.command()
@@ -277,7 +319,7 @@ def convert_number(value: Any) -> Any:
 @main.command()
 @click.argument("benchmark", type=click.Choice(["synthetic-10d"]))
 @click.option("--data", required=True, type=PATH, help="Folder of clean pictures of at least 256x256 pixels.")
-@click.option("--model", default="nafnet-small-10d", show_default=True, help="Name of weights or a model folder.")
+@click.option("--model", default="nafnet-small-10d", show_default=True, help="Name, folder, file or Hub repository.")
 @click.option("--classify", is_flag=True, help="Evaluate the classifier of MODEL instead of the restoration.")
 @click.option("--limit", type=int, help="Use only the first pictures.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -296,9 +338,10 @@ def evaluate(
     pictures = load_clean_pictures(data, limit=limit)
     if classify:
         pair = from_pretrained(model, with_head=True, device=pick_device(device))
-        report = classify_synthetic(*pair, pictures, progress=tqdm)
+        report = classify_synthetic(*pair, pictures, data=data.name, progress=tqdm)
     else:
-        report = evaluate_synthetic(Restorer(model, device=device).restore_batch, pictures, progress=tqdm)
+        restorer = Restorer(model, device=device)
+        report = evaluate_synthetic(restorer.restore_batch, pictures, data=data.name, progress=tqdm)
     if as_json:
         click.echo(json.dumps(report.as_dict(), indent=2))
     else:

@@ -34,3 +34,15 @@ class CheckpointMismatch(DcptError, ValueError):
 
 class OutputError(DcptError, OSError):
     """A result that cannot be written where it was asked for."""
+
+
+class HubError(DcptError, OSError):
+    """Weights that the Hub does not give or take, or that are not what they should be."""
+
+
+class HubUnreachable(HubError):
+    """The Hub cannot be asked just now: no connection, an outage, too many requests."""
+
+
+class NotOnHub(HubError):
+    """A repository that does not exist, or that the Hub hides because it is private."""

@@ -8,9 +8,7 @@ change to the degradations changes the benchmark, so reports carry its version.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,103 +23,10 @@ from dcpt.heads import DegradationClassifier
 from dcpt.image import read_picture
 from dcpt.metrics import psnr, ssim
 from dcpt.recipe import CLEAN
+from dcpt.report import NOISE_25, Confusion, Report, Score
 
 PROTOCOL = "synthetic-10d, version 1: 256x256 centre crops, 8-bit input and output, RGB"
-NOISE_25 = "noise (sigma 25)"
 _GOLDEN_RATIO = 0.6180339887
-
-
-@dataclass(frozen=True)
-class Score:
-    """Mean quality over the pictures of one degradation, before and after.
-
-    Attributes:
-        name: Degradation.
-        psnr_lq: Mean PSNR of the degraded pictures in dB; infinite for clean ones.
-        psnr: Mean PSNR of the restored pictures in dB.
-        ssim_lq: Mean SSIM of the degraded pictures.
-        ssim: Mean SSIM of the restored pictures.
-    """
-
-    name: str
-    psnr_lq: float
-    psnr: float
-    ssim_lq: float
-    ssim: float
-
-    @property
-    def gain(self) -> float:
-        """PSNR gained in dB."""
-        return self.psnr - self.psnr_lq
-
-
-@dataclass(frozen=True)
-class Report:
-    """Numbers together with the protocol that made them.
-
-    Attributes:
-        protocol: What determines the numbers besides model and pictures.
-        images: Number of pictures.
-        scores: One row per degradation, then noise of sigma 25 and clean pictures.
-    """
-
-    protocol: str
-    images: int
-    scores: tuple[Score, ...]
-
-    @property
-    def mean_gain(self) -> float:
-        """Mean PSNR gain in dB over the degradations (neither sigma 25 nor clean counts)."""
-        gains = [score.gain for score in self.scores if score.name not in (NOISE_25, CLEAN)]
-        return sum(gains) / len(gains)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON; what is infinite, as the PSNR of clean pictures, is None."""
-        rows = [asdict(score) | {"gain": score.gain} for score in self.scores]
-        rows = [{k: None if v in (math.inf, -math.inf) else v for k, v in row.items()} for row in rows]
-        return asdict(self) | {"scores": rows, "mean_gain": self.mean_gain}
-
-    def table(self) -> str:
-        """Return the scores as a Markdown table."""
-        lines = ["| degradation | PSNR in | PSNR out | gain | SSIM in | SSIM out |", "|---|--:|--:|--:|--:|--:|"]
-        lines += [
-            f"| {s.name} | {s.psnr_lq:.2f} | {s.psnr:.2f} | {s.gain:+.2f} | {s.ssim_lq:.3f} | {s.ssim:.3f} |"
-            if math.isfinite(s.gain)
-            else f"| {s.name} | - | {s.psnr:.2f} | - | {s.ssim_lq:.3f} | {s.ssim:.3f} |"
-            for s in self.scores
-        ]
-        return "\n".join([*lines, f"| **mean of ten** | | | **{self.mean_gain:+.2f}** | | |"])
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """Which degradation was taken for which.
-
-    Attributes:
-        protocol: What determines the numbers besides model and pictures.
-        labels: Class names.
-        counts: Pictures by true class (row) and answer (column).
-    """
-
-    protocol: str
-    labels: tuple[str, ...]
-    counts: list[list[int]] = field(repr=False)
-
-    @property
-    def accuracy(self) -> float:
-        """Share of right answers over the ten degradations, in [0, 1]; clean is not counted."""
-        rows = [(i, row) for i, (label, row) in enumerate(zip(self.labels, self.counts)) if label != CLEAN]
-        return sum(row[i] for i, row in rows) / sum(sum(row) for _, row in rows)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON."""
-        return asdict(self) | {"accuracy": self.accuracy}
-
-    def table(self) -> str:
-        """Return the counts as a Markdown table."""
-        lines = ["| true \\ answer | " + " | ".join(self.labels) + " |", "|---" * (len(self.labels) + 1) + "|"]
-        lines += [f"| {label} | " + " | ".join(map(str, row)) + " |" for label, row in zip(self.labels, self.counts)]
-        return "\n".join([*lines, "", f"accuracy over the ten degradations: {100 * self.accuracy:.1f} %"])
 
 
 def load_clean_pictures(folder: Path, *, size: int = 256, limit: int | None = None) -> list[Tensor]:
@@ -164,6 +69,7 @@ def evaluate_synthetic(
     restore: Callable[[Tensor], Tensor],
     pictures: Sequence[Tensor],
     *,
+    data: str = "",
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> Report:
     """Measure a restorer on the ten degradations, on noise of sigma 25 and on clean pictures.
@@ -171,6 +77,7 @@ def evaluate_synthetic(
     Args:
         restore: Maps (1, 3, H, W) in [0, 1] to the same, such as `Restorer(...).restore_batch`.
         pictures: Clean pictures from `load_clean_pictures`.
+        data: Name of the set they are, for the report.
         progress: Wraps the loop over degradations, such as `tqdm`.
     """
     scores = []
@@ -181,7 +88,7 @@ def evaluate_synthetic(
             restored = to_8bit(restore(lq))
             rows.append([psnr(lq, gt), psnr(restored, gt), ssim(lq, gt), ssim(restored, gt)])
         scores.append(Score(name, *torch.tensor(rows, dtype=torch.float64).mean(0).tolist()))
-    return Report(PROTOCOL, len(pictures), tuple(scores))
+    return Report(PROTOCOL, data, len(pictures), tuple(scores))
 
 
 @torch.inference_mode()
@@ -190,6 +97,7 @@ def classify_synthetic(
     head: DegradationClassifier,
     pictures: Sequence[Tensor],
     *,
+    data: str = "",
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> Confusion:
     """Count which degradation of the benchmark a pre-trained pair takes for which.
@@ -198,6 +106,7 @@ def classify_synthetic(
         backbone: Gives the features.
         head: Gives the logits; its `labels` name the classes.
         pictures: Clean pictures from `load_clean_pictures`.
+        data: Name of the set they are, for the report.
         progress: Wraps the loop over classes, such as `tqdm`.
     """
     device = next(backbone.parameters()).device
@@ -206,4 +115,4 @@ def classify_synthetic(
         for index, gt in enumerate(pictures):
             lq = degrade_frozen(gt, name, index).to(device)
             counts[true][head(backbone(lq, hook=True)).argmax().item()] += 1
-    return Confusion(PROTOCOL, head.labels, counts)
+    return Confusion(PROTOCOL, data, head.labels, counts)

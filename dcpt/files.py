@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dcpt.errors import OutputError
+from dcpt.errors import InvalidData, OutputError
 
 
 @contextmanager
@@ -40,7 +41,30 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file atomically."""
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
 def write_json(path: Path, data: Any) -> None:
     """Write indented JSON atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; an empty one if there is no such file.
+
+    Raises:
+        InvalidData: If the file is anything else.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InvalidData(f"cannot read {path}: {error}") from None
+    if not isinstance(data, dict):
+        raise InvalidData(f"expected a JSON object in {path}, got a {type(data).__name__}")
+    return data

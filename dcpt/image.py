@@ -94,9 +94,7 @@ def write_image(image: Image.Image, path: Path) -> None:
 def output_format(path: Path) -> str:
     """Return the format that a path's suffix asks for, or raise OutputError."""
     if path.suffix.lower() not in FORMAT_OF_SUFFIX:
-        raise OutputError(
-            f"expected an output name ending in one of {', '.join(FORMAT_OF_SUFFIX)}, got {path.name}"
-        )
+        raise OutputError(f"expected an output name ending in one of {', '.join(FORMAT_OF_SUFFIX)}, got {path.name}")
     return FORMAT_OF_SUFFIX[path.suffix.lower()]
 
 

@@ -18,6 +18,7 @@ import yaml
 from dcpt.errors import InvalidSetting, UnknownName
 from dcpt.registry import unknown_name
 
+RECIPE_FILE = "recipe.json"  # what a training did, beside the weights it made
 CLEAN = "clean"  # the class of pictures that need nothing
 
 

@@ -59,5 +59,9 @@ class Registry(Generic[T]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 
+    def values(self) -> Iterable[T]:
+        """Return the objects, in order of registration."""
+        return self._entries.values()
+
     def __len__(self) -> int:
         return len(self._entries)

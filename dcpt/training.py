@@ -21,9 +21,9 @@ from dcpt.data.crops import PackedCrops
 from dcpt.data.synthetic import Batch
 from dcpt.errors import CheckpointMismatch, DcptError, OutputError
 from dcpt.files import atomic_path, write_json
-from dcpt.recipe import Recipe, Stage
+from dcpt.recipe import RECIPE_FILE, Recipe, Stage
 
-CHECKPOINT_FILE, LOG_FILE, RECIPE_FILE = "checkpoint.pt", "metrics.jsonl", "recipe.json"
+CHECKPOINT_FILE, LOG_FILE = "checkpoint.pt", "metrics.jsonl"
 
 
 @dataclass(frozen=True)

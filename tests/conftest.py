@@ -1,10 +1,20 @@
 """What several tests need: a photograph-like picture, tiny networks and their folders."""
 
+import os
 import sys
+import tempfile
 from pathlib import Path
 
-import numpy as np
 import pytest
+from loopback import LoopbackHub
+
+# No test meets the real Hub or the user's own cache; the client reads these when it is imported.
+HUB, HOME = LoopbackHub(), tempfile.TemporaryDirectory()
+os.environ |= {"HF_ENDPOINT": HUB.endpoint, "HF_HOME": f"{HOME.name}/hf", "DCPT_HOME": f"{HOME.name}/dcpt"}
+os.environ |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
+os.environ |= {"HF_TOKEN": "hf_test", "DCPT_HUB_ORG": "test-org", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+
+import numpy as np
 import torch
 from PIL import Image
 
@@ -22,6 +32,14 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture
+def hub():
+    """The Hub of these tests, well again and with its log empty."""
+    HUB.behave()
+    HUB.requests.clear()
+    return HUB
 
 
 def make_picture(height=96, width=128, seed=0):

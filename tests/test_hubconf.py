@@ -59,9 +59,7 @@ def test_hub_needs_no_more_than_the_core_dependencies():
         "import hubconf\n"
         "print(' '.join(hubconf.dependencies))"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert set(result.stdout.split()) == modules
 
 

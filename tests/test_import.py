@@ -26,9 +26,6 @@ def test_import_loads_no_torch_and_opens_nothing():
 
 def test_the_command_line_shows_its_help_without_torch():
     out = run(
-        "import sys\n"
-        "from dcpt.cli import main\n"
-        "main(['--help'], standalone_mode=False)\n"
-        "print('torch' in sys.modules)"
+        "import sys\nfrom dcpt.cli import main\nmain(['--help'], standalone_mode=False)\nprint('torch' in sys.modules)"
     )
     assert "restore" in out and out.strip().endswith("False")

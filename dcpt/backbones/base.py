@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import tempfile
 import typing
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -62,6 +64,53 @@ class Backbone(nn.Module):
                 f"expected sides that are multiples of {self.size_multiple}, got {height}x{width}; "
                 "use dcpt.tiling.pad_to_multiple"
             )
+
+    def save_pretrained(self, folder: str | Path, *, head: nn.Module | None = None, **details: Any) -> None:
+        """Write a model folder: `config.json`, `model.safetensors` and with a head `head.safetensors`.
+
+        Args:
+            folder: Where to write it; `dcpt.from_pretrained(folder)` reads it.
+            head: The `DegradationClassifier` that belongs to the network.
+            **details: What else to keep in the config; a model card shows `licence` and `data`.
+
+        Raises:
+            CheckpointMismatch: If the network has no registered name to load it by.
+            OutputError: If the folder cannot be written to.
+        """
+        from dcpt.checkpoint import save_model
+
+        save_model(Path(folder), self, head, details=details)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        head: nn.Module | None = None,
+        private: bool = False,
+        token: str | None = None,
+        **details: Any,
+    ) -> str:
+        """Upload the model to the Hub with a model card; `dcpt.from_pretrained(repo)` loads it.
+
+        Args:
+            repo: "organisation/name"; created if it does not exist.
+            head: The `DegradationClassifier` that belongs to the network.
+            private: Whether a new repository is for its owner alone.
+            token: Access token in place of the stored one.
+            **details: As for `save_pretrained`.
+
+        Returns:
+            The commit hash of the upload.
+
+        Raises:
+            CheckpointMismatch: If the network has no registered name to load it by.
+            HubError: If the Hub refuses, or cannot be reached.
+        """
+        from dcpt.hub import publish_folder
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, head=head, **details)
+            return publish_folder(folder, repo, private=private, token=token)
 
     @classmethod
     def default_options(cls) -> dict[str, Any]:

@@ -128,10 +128,7 @@ class NAFNet(Backbone):
         def stage(level: int, num_blocks: int) -> nn.Sequential:
             window = pooling_window // 2**level if pooling == "local" else None
             return nn.Sequential(
-                *(
-                    NAFBlock(width * 2**level, norm_eps=norm_eps, pooling_window=window)
-                    for _ in range(num_blocks)
-                )
+                *(NAFBlock(width * 2**level, norm_eps=norm_eps, pooling_window=window) for _ in range(num_blocks))
             )
 
         self.intro = nn.Conv2d(3, width, 3, padding=1)

@@ -31,9 +31,7 @@ class PromptGenerator(nn.Module):
         num_components: Components mixed.
     """
 
-    def __init__(
-        self, channels: int, size: int, feature_channels: int, num_components: int, *, bias: bool
-    ) -> None:
+    def __init__(self, channels: int, size: int, feature_channels: int, num_components: int, *, bias: bool) -> None:
         super().__init__()
         self.prompt_param = nn.Parameter(torch.rand(1, num_components, channels, size, size))
         self.linear_layer = nn.Linear(feature_channels, num_components)

@@ -36,9 +36,7 @@ class Windows:
         device: Where the tokens are.
     """
 
-    def __init__(
-        self, height: int, width: int, size: int, *, shift: int, masked: bool, device: torch.device
-    ) -> None:
+    def __init__(self, height: int, width: int, size: int, *, shift: int, masked: bool, device: torch.device) -> None:
         index = torch.arange(height * width, device=device).view(height, width).roll((-shift, -shift), (0, 1))
         self.order = self._group(index, size)
         self.inverse = torch.argsort(self.order)
@@ -128,9 +126,7 @@ class SwinLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(channels, eps=norm_eps)
-        self.attn = WindowAttention(
-            channels, window_size, num_heads, relative_position_bias=relative_position_bias
-        )
+        self.attn = WindowAttention(channels, window_size, num_heads, relative_position_bias=relative_position_bias)
         self.norm2 = nn.LayerNorm(channels, eps=norm_eps)
         self.mlp = MLP(channels, int(channels * mlp_ratio))
 

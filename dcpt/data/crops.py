@@ -121,9 +121,7 @@ def positions(length: int, size: int) -> list[int]:
     return np.linspace(0, length - size, -(-length // size)).round().astype(int).tolist()
 
 
-def sample_patches(
-    crops: PackedCrops, batch_size: int, patch_size: int, generator: torch.Generator
-) -> Tensor:
+def sample_patches(crops: PackedCrops, batch_size: int, patch_size: int, generator: torch.Generator) -> Tensor:
     """Cut random patches and turn each to one of the eight orientations of a square.
 
     All of it is three index operations on the device of the crops, so that a GPU feeds itself.

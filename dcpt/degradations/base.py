@@ -49,9 +49,7 @@ def list_degradations() -> list[str]:
     return list(DEGRADATIONS)
 
 
-def apply_degradations(
-    gt: Tensor, severities: Mapping[str, float | Tensor], generator: torch.Generator
-) -> Tensor:
+def apply_degradations(gt: Tensor, severities: Mapping[str, float | Tensor], generator: torch.Generator) -> Tensor:
     """Degrade a batch by one or several degradations, in the order in which nature applies them.
 
     Args:

@@ -51,9 +51,7 @@ def shake_kernels(extent: Tensor, generator: torch.Generator, *, radius: int) ->
     return kernels / kernels.sum((1, 2), keepdim=True)
 
 
-def aperture_kernels(
-    blur_radius: Tensor, hexagonal: Tensor, rotation: Tensor, *, radius: int
-) -> Tensor:
+def aperture_kernels(blur_radius: Tensor, hexagonal: Tensor, rotation: Tensor, *, radius: int) -> Tensor:
     """Return images of an out-of-focus point, (B, 2 * radius + 1, 2 * radius + 1), each of sum 1.
 
     A disc, or where `hexagonal` the six-bladed aperture turned by `rotation` radians; the edge

@@ -1,0 +1,158 @@
+"""The README of a model repository, written from the files beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from dcpt.checkpoint import CONFIG_FILE
+from dcpt.errors import InvalidData
+from dcpt.files import read_json
+from dcpt.recipe import CLEAN, RECIPE_FILE
+from dcpt.report import EVALUATION_FILE, Confusion, Report, read_report
+
+CITATION = """```bibtex
+@inproceedings{hu2025universal,
+  title={Universal Image Restoration Pre-training via Degradation Classification},
+  author={Hu, JiaKui and Jin, Lujia and Yao, Zhengjian and Lu, Yanye},
+  booktitle={The Thirteenth International Conference on Learning Representations},
+  year={2025},
+  url={https://openreview.net/forum?id=PacBhLzeGO}
+}
+```"""
+
+UNKNOWN = "not stated"
+
+
+def write_card(folder: Path, name: str) -> str:
+    """Return the model card of a model folder, Markdown with metadata in front.
+
+    Args:
+        folder: Has `config.json`, and possibly `recipe.json` and `evaluation.json`, what `dcpt
+            evaluate --json` printed: what the card says comes from these.
+        name: Repository it is for.
+
+    Raises:
+        InvalidData: If one of them is not what it should be.
+    """
+    config, recipe = (read_json(folder / file) for file in (CONFIG_FILE, RECIPE_FILE))
+    report = read_measured(folder)
+    recipe = recipe or {key: config[key] for key in ("stage", "recipe", "step", "data_manifest") if key in config}
+    labels = tuple(recipe.get("recipe", {}).get("labels") or config.get("head", {}).get("labels") or ())
+    names = [label for label in labels if label != CLEAN] or list(config.get("degradations", ()))
+    sections = {
+        "": describe(config, names),
+        "How to use it": describe_use(name, has_head="head" in config),
+        "Measured": describe_numbers(report),
+        "Known weaknesses": describe_weaknesses(report),
+        "Training": describe_training(recipe, config),
+        "Licences": f"Weights: {config.get('licence', UNKNOWN)}. Trained on: {config.get('data', UNKNOWN)}.",
+        "Citation": CITATION,
+    }
+    body = "\n".join(f"## {title}\n\n{text}\n" if title else f"{text}\n" for title, text in sections.items())
+    return f"---\n{write_metadata(name, config, names, report)}\n---\n\n# {name}\n\n{body}"
+
+
+def read_measured(folder: Path) -> Report | Confusion | None:
+    """Return what was measured of the weights in a folder, or None if nothing was.
+
+    Raises:
+        InvalidData: If the file is not what `dcpt evaluate --json` prints.
+    """
+    data = read_json(folder / EVALUATION_FILE)
+    try:
+        return read_report(data) if data else None
+    except (KeyError, TypeError, ValueError):
+        raise InvalidData(f"expected what `dcpt evaluate --json` prints in {folder / EVALUATION_FILE}") from None
+
+
+def describe(config: Mapping[str, Any], degradations: list[str]) -> str:
+    """Say what the model is."""
+    what = ", ".join(name.replace("_", " ") for name in degradations) or "degradations that its files do not list"
+    purpose = "recognises" if "head" in config else "removes"
+    origin = config.get("converted_from")
+    text = (
+        f"A `{config['variant']}` that {purpose} {what}, without being told which; made for "
+        "[dcpt](https://github.com/dcpt-ir/dcpt), all-in-one image restoration by degradation "
+        "classification pre-training."
+    )
+    return f"{text}\n\nConverted from `{origin['file']}` (sha256 `{origin['sha256']}`)." if origin else text
+
+
+def describe_use(name: str, *, has_head: bool) -> str:
+    """Show the model in use, in three lines."""
+    if has_head:
+        call = f'backbone, head = dcpt.from_pretrained("{name}", with_head=True)'
+        last = "logits = head(backbone(lq, hook=True))    # lq: (B, 3, H, W), RGB in [0, 1]; classes: head.labels"
+    else:
+        call = f'restorer = dcpt.Restorer(dcpt.from_pretrained("{name}"))'
+        last = 'restorer.restore("photo.jpg").save("restored.jpg")'
+    code = f"```python\nimport dcpt\n{call}\n{last}\n```"
+    return f"{code}\n\nThe weights are plain safetensors, the options are in `config.json`."
+
+
+def describe_numbers(report: Report | Confusion | None) -> str:
+    """Show what was measured, with its protocol."""
+    if report is None:
+        return "Nothing yet."
+    return f"On {report.data or 'unnamed pictures'}; protocol: {report.protocol}.\n\n{report.table()}"
+
+
+def describe_weaknesses(report: Report | Confusion | None) -> str:
+    """Say what the numbers say against the model, and what no number says."""
+    lines = ["Trained on synthesised degradations: real photographs are damaged in more ways."]
+    if isinstance(report, Report):
+        weak = [s for s in report.scores if math.isfinite(s.gain) and s.gain < 0.5]
+        lines += [f"{s.name.replace('_', ' ')}: {s.gain:+.2f} dB, hardly better than the input." for s in weak]
+    if isinstance(report, Confusion):
+        shares = [(label, row[i] / sum(row)) for i, (label, row) in enumerate(zip(report.labels, report.counts))]
+        lines += [f"{n.replace('_', ' ')}: {100 * share:.0f} % recognised." for n, share in shares if share < 0.8]
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def describe_training(recipe: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """Summarise the recipe."""
+    if not recipe:
+        return f"Recipe: {config.get('trained_for', UNKNOWN)}."
+    facts = dict(recipe.get("recipe", {}).get(recipe.get("stage", ""), {}))
+    facts |= {key: recipe[key] for key in ("stage", "seed", "commit", "data_manifest") if key in recipe}
+    facts["steps"] = recipe.get("steps") or recipe.get("step") or facts.get("steps")
+    rows = [f"| {key} | {value} |" for key, value in sorted(facts.items())]
+    return "\n".join(["| setting | value |", "|---|---|", *rows])
+
+
+def write_metadata(
+    name: str, config: Mapping[str, Any], degradations: list[str], report: Report | Confusion | None
+) -> str:
+    """Return the metadata block that the Hub reads, without its fences."""
+    data = ModelCardData(
+        library_name="dcpt",
+        license="apache-2.0" if config.get("licence") == "Apache-2.0" else "other",
+        pipeline_tag="image-classification" if "head" in config else "image-to-image",
+        tags=["image-restoration", "all-in-one", "dcpt", config["variant"], *degradations],
+        metrics=["accuracy"] if isinstance(report, Confusion) else ["psnr", "ssim"] if report else None,
+        model_name=name,
+        eval_results=list(results(report)) if report else None,
+    )
+    return data.to_yaml()
+
+
+def results(report: Report | Confusion) -> Iterator[EvalResult]:
+    """Give the numbers as the Hub lists them."""
+    task = {"dataset_type": report.data or "unnamed"}
+    if isinstance(report, Confusion):
+        yield EvalResult(
+            task_type="image-classification", **task, dataset_name=f"{report.data} ({report.protocol})",
+            metric_type="accuracy", metric_value=round(report.accuracy, 4),
+        )  # fmt: skip
+        return
+    for score in report.scores:
+        for metric in ("psnr", "ssim"):
+            yield EvalResult(
+                task_type="image-to-image", **task, dataset_name=f"{report.data}, {score.name} ({report.protocol})",
+                metric_type=metric, metric_value=round(getattr(score, metric), 4),
+            )  # fmt: skip
