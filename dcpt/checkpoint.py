@@ -73,8 +73,14 @@ def _stored(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     return {k: v.to(dtype) if v.is_floating_point() else v for k, v in module.state_dict().items()}
 
 
-def load_model(folder: Path) -> tuple[Backbone, DegradationClassifier | None, dict[str, Any]]:
+def load_model(
+    folder: Path, *, with_head: bool = True
+) -> tuple[Backbone, DegradationClassifier | None, dict[str, Any]]:
     """Read what `save_model` wrote: backbone, head (or None) and config, in evaluation mode.
+
+    Args:
+        folder: The model folder.
+        with_head: Whether to read the head, if there is one; its file need not be there otherwise.
 
     Raises:
         CheckpointMismatch: If files are missing, damaged or do not fit each other.
@@ -83,7 +89,7 @@ def load_model(folder: Path) -> tuple[Backbone, DegradationClassifier | None, di
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         backbone = create_backbone(config["variant"], **config["overrides"]).eval()
         head = None
-        if "head" in config:
+        if with_head and "head" in config:
             head = DegradationClassifier(backbone.feature_channels, **config["head"]).eval()
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise CheckpointMismatch(f"expected a model folder with a valid {CONFIG_FILE}, got {folder}: {error}") from None

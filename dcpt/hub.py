@@ -77,7 +77,7 @@ def from_pretrained(
             cannot be reached and the copy on this machine is used.
     """
     access = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
-    backbone, head = _load(name, options, revision=revision, **access)
+    backbone, head = _load(name, options, with_head=with_head, revision=revision, **access)
     device = pick_device(device or "cpu")
     backbone = backbone.to(device)
     if not with_head:
@@ -87,12 +87,14 @@ def from_pretrained(
     return backbone, head.to(device)
 
 
-def _load(name: str | Path, options: Mapping[str, Any], **access: Any) -> tuple[Backbone, DegradationClassifier | None]:
-    path = locate(name, **access)
+def _load(
+    name: str | Path, options: Mapping[str, Any], *, with_head: bool = True, **access: Any
+) -> tuple[Backbone, DegradationClassifier | None]:
+    path = locate(name, with_head=with_head, **access)
     if path.is_dir():
         if options:
             raise InvalidSetting(f"expected no options beside {name}, whose config has them, got {', '.join(options)}")
-        backbone, head, _ = load_model(path)
+        backbone, head, _ = load_model(path, with_head=with_head)
         return backbone, head
     if str(name) in WEIGHTS:
         row = WEIGHTS[str(name)]
@@ -123,11 +125,13 @@ def locate(
     cache_dir: str | Path | None = None,
     token: str | None = None,
     local_files_only: bool = False,
+    with_head: bool = True,
 ) -> Path:
     """Return the model folder or checkpoint file that a name means, fetched if need be and verified.
 
     Args:
         name: As for `from_pretrained`.
+        with_head: Whether to fetch the head, too, if there is one.
         revision: Likewise, as are the others.
 
     Raises:
@@ -136,7 +140,7 @@ def locate(
     name, path = str(name), Path(name)
     access = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
     if name in WEIGHTS:
-        return locate_row(WEIGHTS[name], revision, **access)
+        return locate_row(WEIGHTS[name], revision, with_head=with_head, **access)
     if not name.startswith(PREFIX):
         if path.is_dir() or is_checkpoint_file(path):
             return path
@@ -145,10 +149,10 @@ def locate(
         if not _REPOSITORY.fullmatch(name):
             return locate_row(WEIGHTS[name], revision, **access)  # which says what names there are
     repo, _, inline = name.removeprefix(PREFIX).partition("@")
-    return fetch_folder(Repository(repo, revision or inline or "main", **access))
+    return fetch_folder(Repository(repo, revision or inline or "main", **access), with_head=with_head)
 
 
-def locate_row(row: Weights, revision: str | None = None, **access: Any) -> Path:
+def locate_row(row: Weights, revision: str | None = None, *, with_head: bool = True, **access: Any) -> Path:
     """Return the folder or file of a row of the table: bundled, converted on this machine, or fetched.
 
     Raises:
@@ -166,7 +170,7 @@ def locate_row(row: Weights, revision: str | None = None, **access: Any) -> Path
     try:
         if row.file:
             return repository.fetch(row.file, repository.read_manifest(), row.sha256.get(row.file))
-        return fetch_folder(repository, row.sha256)
+        return fetch_folder(repository, row.sha256, with_head=with_head)
     except NotOnHub as error:
         raise NotOnHub(f"{row.name} is not on the Hub: {advise_conversion(row)}. {error}") from error
 
@@ -182,7 +186,7 @@ def advise_conversion(row: Weights) -> str:
     )
 
 
-def fetch_folder(repository: Repository, sha256: Mapping[str, str] | None = None) -> Path:
+def fetch_folder(repository: Repository, sha256: Mapping[str, str] | None = None, *, with_head: bool = True) -> Path:
     """Fetch and verify the files of a model folder; return where they are.
 
     Raises:
@@ -195,7 +199,7 @@ def fetch_folder(repository: Repository, sha256: Mapping[str, str] | None = None
             f"expected a model of dcpt in {repository.name}, found no {' and no '.join(sorted(missing))}; a checkpoint "
             "file of another program can be downloaded and given by its path"
         )
-    files = [file for file in (CONFIG_FILE, MODEL_FILE, HEAD_FILE) if file in manifest.digests]
+    files = [CONFIG_FILE, MODEL_FILE] + ([HEAD_FILE] if with_head and HEAD_FILE in manifest.digests else [])
     return [repository.fetch(file, manifest, known.get(file)) for file in files][0].parent
 
 

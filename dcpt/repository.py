@@ -93,8 +93,11 @@ class Repository:
         Warns:
             UserWarning: If the Hub cannot be reached, and what was last seen of it has to do.
         """
-        known = self.recall()
-        if known and (self.pinned or self.offline):
+        known = self._remember()
+        if known and self.pinned:
+            return known
+        known = known or self._reconstruct()
+        if known and self.offline:
             return known
         if self.offline:
             raise HubError(
@@ -110,19 +113,8 @@ class Repository:
             return known
 
     def recall(self) -> Manifest | None:
-        """Return what this machine knows of the revision, or None."""
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            data = json.loads(self._memo(self.revision).read_text(encoding="utf-8"))
-            return Manifest(str(data["commit"]), {str(k): str(v) for k, v in data["digests"].items()})
-        with suppress(OSError):  # another program filled the cache, which names its blobs by their hashes
-            commit = self.revision
-            if not self.pinned:
-                commit = (self.folder / "refs" / self.revision).read_text(encoding="utf-8").strip()
-            snapshot = self.folder / "snapshots" / commit
-            links = [path for path in snapshot.rglob("*") if path.is_symlink()] if _COMMIT.fullmatch(commit) else []
-            if links:
-                return Manifest(commit, {path.relative_to(snapshot).as_posix(): path.readlink().name for path in links})
-        return None
+        """Return what this machine knows of the revision, possibly not the whole of it, or None."""
+        return self._remember() or self._reconstruct()
 
     def fetch(self, file: str, manifest: Manifest, sha256: str | None = None) -> Path:
         """Return the cached path of a file, downloaded if need be, with its content verified.
@@ -193,6 +185,25 @@ class Repository:
             for revision in {self.revision, manifest.commit}:
                 write_json(self._memo(revision), {"commit": manifest.commit, "digests": dict(manifest.digests)})
         return manifest
+
+    def _remember(self) -> Manifest | None:
+        """Return what the Hub said of the revision when it was asked last."""
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            data = json.loads(self._memo(self.revision).read_text(encoding="utf-8"))
+            return Manifest(str(data["commit"]), {str(k): str(v) for k, v in data["digests"].items()})
+        return None
+
+    def _reconstruct(self) -> Manifest | None:
+        """Return what can be read off a cache that another program filled: its blobs are named by their hashes."""
+        try:
+            ref = self.folder / "refs" / self.revision
+            commit = self.revision if self.pinned else ref.read_text(encoding="utf-8").strip()
+        except OSError:
+            return None
+        snapshot = self.folder / "snapshots" / commit
+        links = [path for path in snapshot.rglob("*") if path.is_symlink()] if _COMMIT.fullmatch(commit) else []
+        digests = {path.relative_to(snapshot).as_posix(): path.readlink().name for path in links}
+        return Manifest(commit, digests) if digests else None
 
     def _memo(self, revision: str) -> Path:
         return self.folder / "dcpt" / f"{quote(revision, safe='')}.json"

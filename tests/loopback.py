@@ -5,7 +5,6 @@ import hashlib
 import json
 import re
 import threading
-import time
 from collections import defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
@@ -112,11 +111,11 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self):
         path = unquote(urlsplit(self.path).path)
         request = f"{self.command} {path}"
-        self.hub.requests.append(request)
+        self.hub.requests.append(" ".join(filter(None, (request, self.headers.get("Range")))))
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         fault = self.hub.find_fault(request)
         if "hang" in fault:
-            time.sleep(fault["hang"])
+            threading.Event().wait(fault["hang"])  # not time.sleep, which a test may have stopped
         if "status" in fault:
             return self.send(fault["status"], b"", fault["headers"])
         if "html" in fault:
@@ -142,8 +141,8 @@ class Handler(BaseHTTPRequestHandler):
             if not whole or len(content) != length:
                 self.close_connection = True
 
-    def send_json(self, data):
-        self.send(200, json.dumps(data).encode(), {"Content-Type": "application/json"})
+    def send_json(self, data, fault=()):
+        self.send(200, json.dumps(data).encode(), {"Content-Type": "application/json"}, fault)
 
     def missing(self, repo):
         known = any(name == repo for name, _ in self.hub.commits)
@@ -159,7 +158,12 @@ class Handler(BaseHTTPRequestHandler):
             if name.endswith(LARGE):
                 entry["lfs"] = {"sha256": sha256(content), "size": len(content), "pointerSize": 134}
             siblings.append(entry)
-        return self.send_json({"id": repo, "sha": commit, "siblings": siblings, "private": False})
+        return self.send_json({"id": repo, "sha": commit, "siblings": siblings, "private": False}, fault)
+
+    def tree(self, repo, revision, *, body, fault):
+        _, files = self.hub.resolve(repo, revision)
+        entries = [{"type": "file", "path": k, "size": len(v), "oid": git_hash(v)} for k, v in files.items()]
+        return self.send_json(entries, fault)
 
     def file(self, repo, revision, name, *, body, fault):
         commit, files = self.hub.resolve(repo, revision)
@@ -218,6 +222,7 @@ class Handler(BaseHTTPRequestHandler):
 REPO = r"([\w.-]+/[\w.-]+)"
 ROUTES = [
     (rf"GET /api/models/{REPO}(/revision/(.+))?", Handler.info),
+    (rf"GET /api/models/{REPO}/tree/(.+)", Handler.tree),
     (rf"(?:GET|HEAD) /{REPO}/resolve/([^/]+)/(.+)", Handler.file),
     (r"POST /api/repos/create", Handler.create),
     (r"POST /api/validate-yaml", Handler.validate),
