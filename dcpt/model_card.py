@@ -142,17 +142,15 @@ def write_metadata(
 
 
 def results(report: Report | Confusion) -> Iterator[EvalResult]:
-    """Give the numbers as the Hub lists them."""
-    task = {"dataset_type": report.data or "unnamed"}
+    """Give the numbers as the Hub lists them, a configuration of the data set per degradation."""
+    about = {"dataset_type": report.data or "unnamed", "dataset_name": report.data or "unnamed"}
+    about["dataset_args"] = {"protocol": report.protocol}
     if isinstance(report, Confusion):
-        yield EvalResult(
-            task_type="image-classification", **task, dataset_name=f"{report.data} ({report.protocol})",
-            metric_type="accuracy", metric_value=round(report.accuracy, 4),
-        )  # fmt: skip
+        accuracy = round(report.accuracy, 4)
+        yield EvalResult("image-classification", **about, metric_type="accuracy", metric_value=accuracy)
         return
     for score in report.scores:
+        about["dataset_config"] = score.name
         for metric in ("psnr", "ssim"):
-            yield EvalResult(
-                task_type="image-to-image", **task, dataset_name=f"{report.data}, {score.name} ({report.protocol})",
-                metric_type=metric, metric_value=round(getattr(score, metric), 4),
-            )  # fmt: skip
+            value = round(getattr(score, metric), 4)
+            yield EvalResult("image-to-image", **about, metric_type=metric, metric_value=value)

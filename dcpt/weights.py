@@ -144,7 +144,7 @@ _add(
         licence="Apache-2.0",
         data=_TIER_1A,
         sha256={
-            "config.json": "d8b8aa9eaf1e9e696f5ca122d804989c72365881fad1ee2a4f576105d0a8dce9",
+            "config.json": "d5fdf37794284af9b27f85f6a1baeabd38e231cea459b8cd5d88ff75e2ff4857",
             "model.safetensors": "bbfb4d7c707e5a295f48e84eb47e7b0ebad9c7e9bf719f1df578c55d476efac6",
         },
         verified=True,
@@ -159,7 +159,7 @@ _add(
         licence="Apache-2.0",
         data=_TIER_1A,
         sha256={
-            "config.json": "08a2e17697e6dc99affd2a12cb6321dfce43d324545372b456303315084364c9",
+            "config.json": "496374b6027fbd237c922c677aca2d6c982938730a1ba0098044ec13d770f997",
             "head.safetensors": "02f6942b99b94eb18e1bf00ca0ce2cbd04dca4b4b1d55da7e23cd46db8f965c2",
             "model.safetensors": "83cc3012efc9cdb2c3401838ebe5fed840f1348c0385db8741787ff2e4b6e5c2",
         },
