@@ -19,7 +19,7 @@ from dcpt.errors import InvalidImage, InvalidSetting
 from dcpt.heads import DegradationClassifier
 from dcpt.losses import focal_loss, l1_loss
 from dcpt.recipe import Recipe
-from dcpt.training import StepOutput, TrainingState, describe_run, run_training, seeded, start_backbone
+from dcpt.training import StepOutput, TrainingState, describe_run, run_training, seeded, start_model
 
 
 def dcpt_pretrain_step(
@@ -72,6 +72,25 @@ def dcpt_pretrain_step(
     return StepOutput(pixel_loss + class_weight * class_loss, pixel_loss, class_loss, accuracy)
 
 
+def head_step(backbone: Backbone, head: nn.Module, lq: Tensor, label: Tensor, *, gamma: float = 2.0) -> StepOutput:
+    """Compute the classification loss with the backbone frozen: only the head gets a gradient.
+
+    Args:
+        backbone: Gives the features; best in evaluation mode.
+        head: Classifier of them, returns (B, num_classes).
+        lq: Degraded pictures, (B, 3, H, W), RGB in [0, 1].
+        label: Degradation of each picture, (B,), int64.
+        gamma: Exponent of the focal loss.
+
+    Source: Hu et al., ICLR 2025, the head of section 3.2 on its own.
+    """
+    with torch.no_grad():
+        features = backbone(lq, hook=True)
+    logits = head(features)
+    loss = focal_loss(logits, label, gamma=gamma)
+    return StepOutput(loss, class_loss=loss, accuracy=(logits.detach().argmax(1) == label).float().mean())
+
+
 def pretrain(
     recipe: Recipe,
     crops: PackedCrops,
@@ -95,16 +114,13 @@ def pretrain(
         The folder of the trained pair, `folder / "model"`: averaged weights, backbone and head.
 
     Raises:
-        InvalidSetting: If the recipe asks for mixed degradations, which have no class, or for
-            normalized gradients.
+        InvalidSetting: If the recipe asks for normalized gradients.
         CheckpointMismatch: If `start` is damaged or of another backbone.
     """
     folder, stage, device = Path(folder), recipe.pretrain, torch.device(device)
-    if stage.mixed_share:
-        raise InvalidSetting("expected mixed_share 0 in pre-training: a mixture has no single class")
     if stage.gradients != "mean":
         raise InvalidSetting("expected gradients=mean in pre-training: a head may normalise over the batch")
-    backbone = start_backbone(recipe, start)
+    backbone, _ = start_model(recipe, start)
     head = seeded(
         recipe.seed + 1,
         lambda: DegradationClassifier(
@@ -116,13 +132,20 @@ def pretrain(
         ),
     )
     origin = describe_run("pretrain", recipe, crops)
-    state = TrainingState(nn.ModuleDict({"backbone": backbone, "head": head}).to(device), stage, origin)
+    frozen = stage.mode == "head"
+    learning = {"head": head} if frozen else {"backbone": backbone, "head": head}
+    backbone.to(device).requires_grad_(not frozen).train(not frozen)
+    state = TrainingState(nn.ModuleDict(learning).to(device), stage, origin)
 
     def compute(batch: Batch) -> StepOutput:
-        return dcpt_pretrain_step(backbone, head, batch.lq, batch.gt, batch.label)
+        if frozen:
+            return head_step(backbone, head, batch.lq, batch.label)
+        clean_input = stage.mode == "standard"
+        return dcpt_pretrain_step(backbone, head, batch.lq, batch.gt, batch.label, clean_input=clean_input)
 
     def publish() -> None:
-        save_model(folder / "model", state.ema["backbone"], state.ema["head"], details=origin | {"step": state.step})
+        trained = backbone if frozen else state.ema["backbone"]
+        save_model(folder / "model", trained, state.ema["head"], details=origin | {"step": state.step})
 
     batches = SyntheticBatches(crops.to(device), recipe, stage)
     run_training(state, stage, batches, compute, folder, origin=origin, publish=publish)

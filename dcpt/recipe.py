@@ -27,6 +27,9 @@ class Stage:
     """The settings of one training stage, pre-training or fine-tuning.
 
     Attributes:
+        mode: "standard", the stage's own step; in pre-training also "direct" (the generation pass sees
+            the degraded picture) and "head" (the backbone is frozen, only the head learns); in
+            fine-tuning also "guided" (DC-guided transfer: a frozen pre-trained head watches).
         steps: Optimizer steps.
         batch_size: Pictures per step.
         patch_size: Side of the square training crops in pixels.
@@ -50,6 +53,7 @@ class Stage:
         precision: "fp32" or "bf16" (automatic mixed precision).
     """
 
+    mode: str = "standard"
     steps: int = 1000
     batch_size: int = 16
     patch_size: int = 128
@@ -114,6 +118,11 @@ class Recipe:
             raise InvalidSetting(f"expected two or more different labels, got {list(self.labels)}")
         if CLEAN not in self.labels and (self.pretrain.clean_share or self.finetune.clean_share):
             raise InvalidSetting(f"expected {CLEAN!r} among the labels, for there is a clean_share")
+        for stage, modes in (("pretrain", ("standard", "direct", "head")), ("finetune", ("standard", "guided"))):
+            if (mode := getattr(self, stage).mode) not in modes:
+                raise InvalidSetting(f"expected the mode of {stage} to be one of {modes}, got {mode!r}")
+        if self.mixes_classes:
+            raise InvalidSetting("expected mixed_share 0 where degradations are classified: a mixture has no class")
         for weights in (self.pretrain.sampling_weights, self.finetune.sampling_weights):
             for name in weights:
                 if name not in self.degradations:
@@ -125,6 +134,11 @@ class Recipe:
     def degradations(self) -> tuple[str, ...]:
         """The labels without "clean"."""
         return tuple(label for label in self.labels if label != CLEAN)
+
+    @property
+    def mixes_classes(self) -> bool:
+        """Whether a stage that classifies is to see pictures of several classes."""
+        return bool(self.pretrain.mixed_share or (self.finetune.mode == "guided" and self.finetune.mixed_share))
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data that `build_recipe` reads back."""

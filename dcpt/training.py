@@ -21,6 +21,7 @@ from dcpt.data.crops import PackedCrops
 from dcpt.data.synthetic import Batch
 from dcpt.errors import CheckpointMismatch, DcptError, OutputError
 from dcpt.files import atomic_path, write_json
+from dcpt.heads import DegradationClassifier
 from dcpt.recipe import RECIPE_FILE, Recipe, Stage
 
 CHECKPOINT_FILE, LOG_FILE = "checkpoint.pt", "metrics.jsonl"
@@ -32,13 +33,13 @@ class StepOutput:
 
     Attributes:
         loss: What to call `backward` on.
-        pixel_loss: L1 of the pictures, with a graph.
+        pixel_loss: L1 of the pictures, with a graph; None where only the head learns.
         class_loss: Classification loss, with a graph; None in plain fine-tuning.
         accuracy: Share of degradations recognised, in [0, 1], detached; None likewise.
     """
 
     loss: Tensor
-    pixel_loss: Tensor
+    pixel_loss: Tensor | None = None
     class_loss: Tensor | None = None
     accuracy: Tensor | None = None
 
@@ -159,22 +160,22 @@ def describe_run(stage: str, recipe: Recipe, crops: PackedCrops) -> dict[str, An
     return {"stage": stage, "recipe": recipe.as_dict(), "data_manifest": crops.manifest_hash}
 
 
-def start_backbone(recipe: Recipe, start: str | Path | None) -> Backbone:
-    """Create the recipe's backbone, with the weights of the model folder `start` if there is one.
+def start_model(recipe: Recipe, start: str | Path | None) -> tuple[Backbone, DegradationClassifier | None]:
+    """Create the recipe's backbone, with the weights of the model folder `start` if there is one, and its head.
 
     Raises:
         CheckpointMismatch: If `start` is damaged or of another backbone.
     """
-    backbone = seeded(recipe.seed, lambda: create_backbone(recipe.backbone))
+    backbone, head = seeded(recipe.seed, lambda: create_backbone(recipe.backbone)), None
     if start is not None:
-        trained, _, _ = load_model(Path(start))
+        trained, head, _ = load_model(Path(start))
         if (trained.variant, trained.overrides) != (recipe.backbone, {}):
             raise CheckpointMismatch(
                 f"expected a plain {recipe.backbone} to start from, got a {trained.variant} "
                 f"with the options {trained.overrides} in {start}"
             )
         backbone.load_state_dict(trained.state_dict())
-    return backbone
+    return backbone, head
 
 
 M = TypeVar("M", bound=nn.Module)

@@ -5,11 +5,12 @@ import math
 import pytest
 import torch
 
-from dcpt.backbones import create_backbone
+from dcpt.backbones import create_backbone, list_backbones
 from dcpt.errors import InvalidImage, InvalidSetting
+from dcpt.finetuning import guided_step
 from dcpt.heads import DegradationClassifier
 from dcpt.losses import cross_entropy_loss, focal_loss, l1_loss
-from dcpt.pretraining import dcpt_pretrain_step
+from dcpt.pretraining import dcpt_pretrain_step, head_step
 
 
 @pytest.fixture
@@ -52,6 +53,39 @@ def test_direct_training_feeds_the_degraded_picture(pair):
     lq, gt, label = batch()
     output = dcpt_pretrain_step(backbone, head, lq, gt, label, clean_input=False)
     assert torch.allclose(output.pixel_loss, l1_loss(backbone(lq), gt))
+
+
+def test_training_the_head_alone_leaves_the_backbone_without_a_gradient(pair):
+    backbone, head = pair
+    lq, gt, label = batch()
+    output = head_step(backbone, head, lq, label)
+    assert torch.allclose(output.loss, dcpt_pretrain_step(backbone, head, lq, gt, label).class_loss)
+    output.loss.backward()
+    assert all(p.grad is None for p in backbone.parameters()) and all(p.grad is not None for p in head.parameters())
+    assert set(output.metrics()) == {"loss", "class_loss", "accuracy"}
+
+
+@pytest.mark.parametrize("name", [name for name in list_backbones() if name.endswith("_test")])
+def test_the_guided_step_equals_its_plain_slow_statement(name):
+    torch.manual_seed(0)
+    backbone = create_backbone(name)
+    for parameter in backbone.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    head = DegradationClassifier(backbone.feature_channels, 4).requires_grad_(False).eval()
+    lq, gt, label = batch()
+
+    guided_step(backbone, head, lq, gt, label).loss.backward()
+    gradients = [p.grad for p in backbone.parameters()]
+    backbone.zero_grad(set_to_none=True)
+
+    difference = (backbone(lq) - gt).abs().mean()
+    log_p = torch.log_softmax(head(backbone(lq, hook=True)), 1)
+    plain = difference - sum(log_p[i, label[i]] for i in range(4)) / 4
+    plain.backward()
+    assert torch.allclose(plain, guided_step(backbone, head, lq, gt, label).loss, rtol=1e-5)
+    for got, parameter in zip(gradients, backbone.parameters(), strict=True):
+        assert torch.allclose(got, parameter.grad, rtol=1e-3, atol=1e-5)
+    assert all(p.grad is None for p in head.parameters())
 
 
 def test_the_step_refuses_batches_that_do_not_fit(pair):

@@ -159,9 +159,48 @@ def test_damaged_or_foreign_starts_are_refused(crops, tmp_path):
         finetune(replace(RECIPE, backbone="nafnet_small"), crops, tmp_path / "other", start=pair)
 
 
-def test_pretraining_refuses_mixtures(crops, tmp_path):
-    with pytest.raises(InvalidSetting, match="no single class"):
-        pretrain(replace(RECIPE, pretrain=replace(STAGE, mixed_share=0.1)), crops, tmp_path)
+def test_what_classifies_refuses_mixtures_and_unknown_modes():
+    for stage, settings in (("pretrain", {"mixed_share": 0.1}), ("finetune", {"mode": "guided", "mixed_share": 0.1})):
+        with pytest.raises(InvalidSetting, match="a mixture has no class"):
+            override_stage(RECIPE, stage, settings)
+    with pytest.raises(InvalidSetting, match="mode of finetune to be one of .*guided.*, got 'head'"):
+        override_stage(RECIPE, "finetune", {"mode": "head"})
+
+
+def weights_of(folder):
+    backbone, head = from_pretrained(folder, with_head=True)
+    return backbone.state_dict(), head.state_dict()
+
+
+def moved(before, after):
+    return any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_modes_of_pretraining_train_what_they_say(crops, tmp_path):
+    start = pretrain(RECIPE, crops, tmp_path / "start")
+    backbone, _ = weights_of(start)
+    for mode in ("standard", "direct", "head"):
+        recipe = override_stage(RECIPE, "pretrain", {"mode": mode})
+        trained, head = weights_of(pretrain(recipe, crops, tmp_path / mode, start=start))
+        assert moved(backbone, trained) == (mode != "head")
+        assert all(torch.isfinite(tensor).all() for tensor in head.values())
+    logs = {mode: (tmp_path / mode / "metrics.jsonl").read_text() for mode in ("standard", "direct", "head")}
+    assert "pixel_loss" in logs["direct"] and "pixel_loss" not in logs["head"]
+    assert logs["direct"] != logs["standard"]
+
+
+def test_a_guided_transfer_needs_a_head_that_knows_the_classes(crops, tmp_path):
+    pair = pretrain(RECIPE, crops, tmp_path / "pair")
+    recipe = override_stage(RECIPE, "finetune", {"mode": "guided", "clip_norm": 0.01})
+    restored = from_pretrained(finetune(recipe, crops, tmp_path / "guided", start=pair))
+    assert moved(from_pretrained(pair).state_dict(), restored.state_dict())
+    row = json.loads((tmp_path / "guided/metrics.jsonl").read_text())
+    assert row["loss"] == pytest.approx(row["pixel_loss"] + row["class_loss"], rel=1e-5) and 0 <= row["accuracy"] <= 1
+    with pytest.raises(CheckpointMismatch, match="got no head"):
+        finetune(recipe, crops, tmp_path / "headless", start=tmp_path / "guided/model")
+    other = replace(recipe, labels=("haze", "noise", "clean"))
+    with pytest.raises(CheckpointMismatch, match="expected a head for"):
+        finetune(other, crops, tmp_path / "other", start=pair)
 
 
 def test_the_rate_warms_up_and_falls_as_a_cosine():

@@ -7,12 +7,15 @@ import tempfile
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor, nn
 
 from dcpt.errors import DcptError, InvalidImage, InvalidSetting
 from dcpt.registry import Registry, unknown_name
+
+Hook = bool | Literal["both"]
+Output = Tensor | list[Tensor] | tuple[Tensor, list[Tensor]]
 
 
 class Backbone(nn.Module):
@@ -38,16 +41,18 @@ class Backbone(nn.Module):
     variant: str | None = None
     overrides: dict[str, Any] = {}
 
-    def forward(self, x: Tensor, hook: bool = False) -> Tensor | list[Tensor]:
+    def forward(self, x: Tensor, hook: Hook = False) -> Output:
         """Restore a batch, or return its features.
 
         Args:
             x: Pictures, (B, 3, H, W), RGB in [0, 1]; H and W multiples of `size_multiple`.
-            hook: Return the feature maps instead of the picture and compute nothing beyond.
+            hook: True returns the feature maps instead of the pictures and computes nothing
+                beyond; "both" returns pictures and feature maps of one pass, which only
+                DC-guided transfer asks for.
 
         Returns:
             The restored pictures, same shape, not clamped; or with `hook=True` the list of
-            feature maps, finest first, each (B, C, H / stride, W / stride).
+            feature maps, finest first, each (B, C, H / stride, W / stride); or the pair of them.
 
         Raises:
             InvalidImage: If the shape is wrong.

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcpt.backbones.base import Backbone, register_backbone
+from dcpt.backbones.base import Backbone, Hook, Output, register_backbone
 from dcpt.errors import InvalidSetting
 from dcpt.layers import ChannelLayerNorm, join_rows, row_strips
 
@@ -145,7 +145,7 @@ class NAFNet(Backbone):
         self.ending = nn.Conv2d(width, 3, 3, padding=1)
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, x: Tensor, hook: bool = False) -> Tensor | list[Tensor]:
+    def forward(self, x: Tensor, hook: Hook = False) -> Output:
         self.check_input(x)
         x = x.contiguous(memory_format=torch.channels_last)
         y = self.intro(x)
@@ -155,14 +155,15 @@ class NAFNet(Backbone):
             skips.append(y)
             y = down(y)
         y = self.middle_blks(y)
-        features = []
+        features: list[Tensor] = []
         for up, decoder in zip(self.ups, self.decoders, strict=True):
             # The skip first: a sum takes its memory layout, and pixel shuffle loses channels-last on CUDA.
             y = decoder(skips.pop() + up(y))
-            features.append(y)
-        if hook:
-            return features[::-1]
-        return self.ending(y) + x
+            features.insert(0, y)
+        if hook is True:
+            return features
+        restored = self.ending(y) + x
+        return (restored, features) if hook else restored
 
 
 @register_backbone

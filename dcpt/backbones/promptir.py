@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcpt.backbones.base import register_backbone
+from dcpt.backbones.base import Hook, Output, register_backbone
 from dcpt.backbones.transformer import TransformerUNet
 from dcpt.layers import Upsample, use_channels_last
 
@@ -114,7 +114,7 @@ class PromptIR(TransformerUNet):
         self.output = nn.Conv2d(2 * dim, 3, 3, padding=1, bias=bias)
         use_channels_last(self)
 
-    def forward(self, x: Tensor, hook: bool = False) -> Tensor | list[Tensor]:
+    def forward(self, x: Tensor, hook: Hook = False) -> Output:
         self.check_input(x)
         x = x.contiguous(memory_format=torch.channels_last)
         encoded1, encoded2, encoded3, y = self.encode(x)
@@ -131,10 +131,12 @@ class PromptIR(TransformerUNet):
 
         y = self.noise_level1(torch.cat((y, self.prompt1(y)), dim=1))
         prompted1 = self.reduce_noise_level1(y)
-        if hook:
-            return [prompted1, prompted2, prompted3]
+        features = [prompted1, prompted2, prompted3]
+        if hook is True:
+            return features
         y = self.decoder_level1(torch.cat((self.up2_1(prompted1), encoded1), dim=1))
-        return self.output(self.refinement(y)) + x
+        restored = self.output(self.refinement(y)) + x
+        return (restored, features) if hook else restored
 
 
 @register_backbone

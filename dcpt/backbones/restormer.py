@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dcpt.backbones.base import register_backbone
+from dcpt.backbones.base import Hook, Output, register_backbone
 from dcpt.backbones.transformer import TransformerUNet
 from dcpt.layers import Attention, Upsample, use_channels_last
 
@@ -72,7 +72,7 @@ class Restormer(TransformerUNet):
         self.apply(initialise)
         use_channels_last(self)
 
-    def forward(self, x: Tensor, hook: bool = False) -> Tensor | list[Tensor]:
+    def forward(self, x: Tensor, hook: Hook = False) -> Output:
         self.check_input(x)
         x = x.contiguous(memory_format=torch.channels_last)
         encoded1, encoded2, encoded3, y = self.encode(x)
@@ -81,9 +81,11 @@ class Restormer(TransformerUNet):
         y = self.reduce_chan_level2(torch.cat((self.up3_2(decoded3), encoded2), dim=1))
         decoded2 = self.decoder_level2(y)
         decoded1 = self.decoder_level1(torch.cat((self.up2_1(decoded2), encoded1), dim=1))
-        if hook:
-            return [decoded1, decoded2, decoded3]
-        return self.output(self.refinement(decoded1)) + x
+        features = [decoded1, decoded2, decoded3]
+        if hook is True:
+            return features
+        restored = self.output(self.refinement(decoded1)) + x
+        return (restored, features) if hook else restored
 
 
 def initialise(module: nn.Module) -> None:

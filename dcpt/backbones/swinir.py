@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcpt.backbones.base import Backbone, register_backbone
+from dcpt.backbones.base import Backbone, Hook, Output, register_backbone
 from dcpt.errors import InvalidSetting
 from dcpt.layers import items_at_once, use_channels_last
 
@@ -221,7 +221,7 @@ class SwinIR(Backbone):
         self.apply(initialise)
         use_channels_last(self)
 
-    def forward(self, x: Tensor, hook: bool = False) -> Tensor | list[Tensor]:
+    def forward(self, x: Tensor, hook: Hook = False) -> Output:
         self.check_input(x)
         height, width = x.shape[-2:]
         grids = tuple(
@@ -231,14 +231,15 @@ class SwinIR(Backbone):
         x = (x - self.mean).contiguous(memory_format=torch.channels_last)
         shallow = self.conv_first(x)
         y = self._normalise(shallow, self.patch_embed["norm"])
-        features = []
+        features: list[Tensor] = []
         for stage in self.layers:
             y = stage(y, grids)
-            features.append(y)
-        if hook:
-            return features[: -len(self.feature_channels) - 1 : -1]
+            features = [y, *features][: len(self.feature_channels)]
+        if hook is True:
+            return features
         y = self.conv_after_body(self._normalise(y, self.norm)) + shallow
-        return x + self.conv_last(y) + self.mean
+        restored = x + self.conv_last(y) + self.mean
+        return (restored, features) if hook else restored
 
     @staticmethod
     def _normalise(x: Tensor, norm: nn.LayerNorm) -> Tensor:
