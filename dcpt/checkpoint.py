@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from dcpt.backbones import Backbone, create_backbone
-from dcpt.errors import CheckpointMismatch
+from dcpt.errors import CheckpointMismatch, InvalidSetting
 from dcpt.files import atomic_path, write_json
 from dcpt.heads import DegradationClassifier
 
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 CONFIG_FILE, MODEL_FILE, HEAD_FILE = "config.json", "model.safetensors", "head.safetensors"
 
 
@@ -51,21 +53,31 @@ def save_model(
         backbone: A network made by `create_backbone`.
         head: Its classifier.
         dtype: Storage type; float16 halves the size and rounds to three digits.
-        details: Anything else worth keeping in the config, such as the recipe.
+        details: Anything else worth keeping in the config, such as the recipe: plain data.
 
     Raises:
         CheckpointMismatch: If the backbone has no registered name to load it by.
+        InvalidSetting: If the details are no plain data, or would overwrite what the model is loaded by.
         OutputError: If the folder cannot be written to.
     """
     if backbone.variant is None:
         raise CheckpointMismatch("expected a backbone made by create_backbone; register yours with register_backbone")
     config: dict[str, Any] = {"variant": backbone.variant, "overrides": backbone.overrides}
-    write_tensors(folder / MODEL_FILE, _stored(backbone, dtype))
+    taken = {*config, "head"} & {*(details or {})}
+    if taken:
+        raise InvalidSetting(f"expected other details than {', '.join(sorted(taken))}, which the model is loaded by")
     if head is not None:
         options = {"expansion": head.expansion, "norm": head.norm, "labels": list(head.labels)}
         config["head"] = {"num_classes": head.num_classes} | options
+    config |= details or {}
+    try:
+        json.dumps(config)  # before anything is written
+    except (TypeError, ValueError) as error:
+        raise InvalidSetting(f"expected plain data as details of a model: {error}") from None
+    write_tensors(folder / MODEL_FILE, _stored(backbone, dtype))
+    if head is not None:
         write_tensors(folder / HEAD_FILE, _stored(head, dtype))
-    write_json(folder / CONFIG_FILE, config | dict(details or {}))
+    write_json(folder / CONFIG_FILE, config)
 
 
 def _stored(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -87,13 +99,18 @@ def load_model(
     """
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        state = read_tensors(folder / MODEL_FILE)
+        with suppress(InvalidSetting), torch.device("meta"):  # before a stray config asks for more memory than there is
+            check_fit(create_backbone(config["variant"], **config["overrides"]), state, source=folder / MODEL_FILE)
         backbone = create_backbone(config["variant"], **config["overrides"]).eval()
         head = None
         if with_head and "head" in config:
             head = DegradationClassifier(backbone.feature_channels, **config["head"]).eval()
+    except CheckpointMismatch:
+        raise
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise CheckpointMismatch(f"expected a model folder with a valid {CONFIG_FILE}, got {folder}: {error}") from None
-    load_weights(backbone, read_tensors(folder / MODEL_FILE), source=folder / MODEL_FILE)
+    load_weights(backbone, state, source=folder / MODEL_FILE)
     if head is not None:
         load_weights(head, read_tensors(folder / HEAD_FILE), source=folder / HEAD_FILE)
     return backbone, head, config
@@ -133,6 +150,8 @@ def check_fit(module: nn.Module, state: Mapping[str, Tensor], *, source: object)
     for name in (name for name in expected if name in state):
         if expected[name].shape != state[name].shape:
             problems.append(f"{name} is {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}")
+        elif expected[name].is_floating_point() and state[name].dtype not in FLOATS:
+            problems.append(f"{name} has values of type {state[name].dtype}")
         elif not torch.isfinite(state[name]).all():
             problems.append(f"{name} has values that are not finite")
     if problems:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ class Commands(click.Group):
     """A group that turns a user's mistake into one line and exit code 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries; what comes of them is said in one line
         warnings.showwarning = lambda message, *_, **__: click.echo(f"warning: {message}", err=True)
         try:
             return super().invoke(ctx)
@@ -152,18 +154,11 @@ def list_command(as_json: bool) -> None:
 @click.option("--to", "folder", type=PATH, help="Copy the files there, a folder per name.")
 def download(names: tuple[str, ...], folder: Path | None) -> None:
     """Fetch the weights NAMES, or repositories on the Hub, for later use without network."""
-    from dcpt.files import copy_file
     from dcpt.hub import locate
+    from dcpt.publishing import copy_weights
 
     for name in names:
-        path = locate(name)
-        if folder is None:
-            click.echo(path)
-            continue
-        target = folder / name.rpartition("/")[2]
-        for source in [path] if path.is_file() else sorted(path.iterdir()):
-            copy_file(source, target / source.name)
-        click.echo(target)
+        click.echo(locate(name) if folder is None else copy_weights(name, folder))
 
 
 @main.command()
@@ -173,7 +168,7 @@ def download(names: tuple[str, ...], folder: Path | None) -> None:
 @OPTION
 def convert(file: Path, name: str | None, folder: Path | None, options: tuple[str, ...]) -> None:
     """Turn the checkpoint FILE of another program into a model folder."""
-    from dcpt.hub import convert_checkpoint
+    from dcpt.publishing import convert_checkpoint
 
     click.echo(convert_checkpoint(file, name=name, folder=folder, **parse_options(options)))
 
@@ -184,7 +179,7 @@ def convert(file: Path, name: str | None, folder: Path | None, options: tuple[st
 @click.option("--private", is_flag=True, help="Make a new repository visible to you alone.")
 def publish(folder: Path, repo: str, private: bool) -> None:
     """Upload the model FOLDER to the repository REPO (organisation/name) on the Hub, with a model card."""
-    from dcpt.hub import publish_folder
+    from dcpt.publishing import publish_folder
 
     click.echo(f"{repo}@{publish_folder(folder, repo, private=private)}")
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dcpt.backbones import Backbone, create_backbone
 from dcpt.backbones.base import backbone_class
-from dcpt.checkpoint import check_fit, read_tensors, write_pickled, write_tensors
+from dcpt.checkpoint import FLOATS, check_fit, read_tensors, write_pickled, write_tensors
 from dcpt.dialects import FAMILIES, Dialect, Options, recognise_family
 from dcpt.errors import CheckpointMismatch, InvalidSetting
 
@@ -157,7 +157,7 @@ def is_weight(value: Any) -> bool:
     """Say whether something from a file is a tensor of real numbers, or of positions in a table."""
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized or value.is_meta:
         return False
-    return value.dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64)
+    return value.dtype in (*FLOATS, torch.int64)
 
 
 def strip_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -41,7 +41,7 @@ class HubError(DcptError, OSError):
 
 
 class HubUnreachable(HubError):
-    """The Hub cannot be asked just now: no connection, an outage, too many requests."""
+    """The Hub does not answer: no connection, an outage, too many requests, no access."""
 
 
 class NotOnHub(HubError):

@@ -11,16 +11,13 @@ from typing import Any, Literal, overload
 import torch
 
 from dcpt.backbones import Backbone, create_backbone
-from dcpt.checkpoint import CONFIG_FILE, HEAD_FILE, MODEL_FILE, check_fit, load_model, save_model
+from dcpt.checkpoint import CONFIG_FILE, HEAD_FILE, MODEL_FILE, check_fit, load_model
 from dcpt.conversion import CHECKPOINT_SUFFIXES, load_checkpoint, read_checkpoint
 from dcpt.device import pick_device
-from dcpt.errors import CheckpointMismatch, HubError, InvalidSetting, NotOnHub
-from dcpt.files import read_json, write_json
+from dcpt.errors import CheckpointMismatch, HubError, InvalidData, InvalidSetting
+from dcpt.files import read_json
 from dcpt.heads import DegradationClassifier
-from dcpt.model_card import write_card
-from dcpt.recipe import RECIPE_FILE
-from dcpt.report import EVALUATION_FILE
-from dcpt.repository import Repository, hash_file, matches
+from dcpt.repository import Manifest, Repository, matches
 from dcpt.weights import WEIGHTS, Weights
 
 MANIFEST_FILE = "manifest.json"
@@ -142,6 +139,8 @@ def locate(
     if name in WEIGHTS:
         return locate_row(WEIGHTS[name], revision, with_head=with_head, **access)
     if not name.startswith(PREFIX):
+        if len(path.name) > 255:  # more than a file system takes
+            raise CheckpointMismatch(f"expected the name of weights, a folder, a file or a repository, got {name}")
         if path.is_dir() or is_checkpoint_file(path):
             return path
         if path.exists():
@@ -158,21 +157,27 @@ def locate_row(row: Weights, revision: str | None = None, *, with_head: bool = T
     Raises:
         CheckpointMismatch: If the files here are damaged.
         HubError: If they are not here and cannot be fetched.
+        InvalidSetting: If a revision of bundled weights is asked for.
     """
     if row.bundled:
+        if revision is not None:
+            raise InvalidSetting(f"expected no revision of {row.name}, which comes with the package, got {revision!r}")
         check_folder(row.folder, row.sha256, remedy="install dcpt again")
         return row.folder
     converted = converted_folder(row.name)
-    if (manifest := read_json(converted / MANIFEST_FILE)) and revision is None:
-        check_folder(converted, manifest.get("sha256", {}), remedy=f"convert {row.name} again")
+    if converted.exists() and revision is None:
+        check_folder(converted, read_hashes(converted), remedy=f"convert {row.name} again")
         return converted
     repository = Repository(row.repository, revision or row.revision, **access)
+    known = row.sha256 if repository.revision == row.revision else {}
     try:
         if row.file:
-            return repository.fetch(row.file, repository.read_manifest(), row.sha256.get(row.file))
-        return fetch_folder(repository, row.sha256, with_head=with_head)
-    except NotOnHub as error:
-        raise NotOnHub(f"{row.name} is not on the Hub: {advise_conversion(row)}. {error}") from error
+            return repository.use(lambda manifest: repository.fetch(row.file, manifest, known.get(row.file)))
+        return fetch_folder(repository, known, with_head=with_head)
+    except HubError as error:
+        if row.file:
+            raise
+        raise type(error)(f"{error}. Without the Hub: {advise_conversion(row)}") from error
 
 
 def advise_conversion(row: Weights) -> str:
@@ -192,15 +197,22 @@ def fetch_folder(repository: Repository, sha256: Mapping[str, str] | None = None
     Raises:
         HubError: If they cannot be fetched, or the repository holds no such model.
     """
-    manifest, known = repository.read_manifest(), sha256 or {}
-    missing = {CONFIG_FILE, MODEL_FILE} - manifest.digests.keys()
-    if missing:
-        raise HubError(
-            f"expected a model of dcpt in {repository.name}, found no {' and no '.join(sorted(missing))}; a checkpoint "
-            "file of another program can be downloaded and given by its path"
-        )
-    files = [CONFIG_FILE, MODEL_FILE] + ([HEAD_FILE] if with_head and HEAD_FILE in manifest.digests else [])
-    return [repository.fetch(file, manifest, known.get(file)) for file in files][0].parent
+    known = sha256 or {}
+
+    def collect(manifest: Manifest) -> Path:
+        missing = {CONFIG_FILE, MODEL_FILE} - manifest.digests.keys()
+        if missing:
+            raise HubError(
+                f"expected a model of dcpt in {repository.name}, found no {' and no '.join(sorted(missing))}; a "
+                "checkpoint file of another program can be downloaded and given by its path"
+            )
+        config = repository.fetch(CONFIG_FILE, manifest, known.get(CONFIG_FILE))
+        head = [HEAD_FILE] if with_head and "head" in read_json(config) else []
+        for file in (MODEL_FILE, *head):
+            repository.fetch(file, manifest, known.get(file))
+        return config.parent
+
+    return repository.use(collect)
 
 
 def check_folder(folder: Path, sha256: Mapping[str, str], *, remedy: str) -> None:
@@ -214,82 +226,19 @@ def check_folder(folder: Path, sha256: Mapping[str, str], *, remedy: str) -> Non
             raise CheckpointMismatch(f"{folder / file} is damaged or missing (its sha256 differs); {remedy}")
 
 
+def read_hashes(folder: Path) -> dict[str, str]:
+    """Return the hashes that a conversion kept beside its files; impossible ones if they are not in order."""
+    try:
+        hashes = read_json(folder / MANIFEST_FILE)["sha256"]
+        return {file: str(hashes[file]) for file in (CONFIG_FILE, MODEL_FILE)}
+    except (InvalidData, LookupError, TypeError):
+        return {MANIFEST_FILE: ""}
+
+
 def converted_folder(name: str) -> Path:
     """Return where `dcpt convert --as` keeps weights: in DCPT_HOME, by default ~/.cache/dcpt."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "dcpt"
     return Path(os.environ.get("DCPT_HOME") or cache).expanduser() / "weights" / name
-
-
-def convert_checkpoint(
-    file: str | Path, *, name: str | None = None, folder: str | Path | None = None, **options: Any
-) -> Path:
-    """Turn a checkpoint of another program into a model folder.
-
-    Args:
-        file: A checkpoint file of any dialect.
-        name: Name of weights in the table, which from then on loads by it on this machine.
-        folder: Folder to write instead.
-        **options: Constructor options that the file does not tell.
-
-    Returns:
-        The folder.
-
-    Raises:
-        InvalidSetting: Unless either a name or a folder is given.
-        UnknownName: If there are no weights of this name.
-        CheckpointMismatch: If the file is damaged, of another network, or not the one known for the name.
-        OutputError: If the folder cannot be written.
-    """
-    file = Path(file)
-    if (name is None) == (folder is None):
-        raise InvalidSetting("expected either the name of weights or a folder to convert to")
-    if folder is not None:
-        save_model(Path(folder), load_checkpoint(file, **options), details={"converted_from": identify(file)})
-        return Path(folder)
-    row = WEIGHTS[str(name)]
-    if row.bundled:
-        raise InvalidSetting(f"expected weights that do not come with the package, got {name}")
-    backbone, source = load_as(row, file, options), identify(file)
-    known = row.original.sha256 if row.original else row.sha256.get(row.file)
-    if known and known != source["sha256"]:
-        raise CheckpointMismatch(f"expected the file of {name} with sha256 {known}, got {source['sha256']} in {file}")
-    details = {"weights": row.name, "licence": row.licence, "data": row.data, "trained_for": row.recipe}
-    details |= {"degradations": list(row.degradations), "converted_from": source}
-    target = converted_folder(row.name)
-    (target / MANIFEST_FILE).unlink(missing_ok=True)  # it counts as there only with the manifest, written last
-    save_model(target, backbone, details=details)
-    hashes = {name: hash_file(target / name) for name in (CONFIG_FILE, MODEL_FILE)}
-    write_json(target / MANIFEST_FILE, {"sha256": hashes, "converted_from": source})
-    return target
-
-
-def identify(file: Path) -> dict[str, str]:
-    """Return name and sha256 of a file."""
-    return {"file": file.name, "sha256": hash_file(file)}
-
-
-def publish_folder(folder: str | Path, repo: str, *, private: bool = False, token: str | None = None) -> str:
-    """Upload a model folder to the Hub, with a model card made from its files.
-
-    Args:
-        folder: Written by training, `save_pretrained` or `dcpt convert`; `recipe.json` and
-            `evaluation.json` (what `dcpt evaluate --json` prints) go with it if they are there.
-        repo: "organisation/name"; created if it does not exist.
-        private: Whether a new repository is for its owner alone.
-        token: Access token in place of the stored one.
-
-    Returns:
-        The commit hash of the upload.
-
-    Raises:
-        CheckpointMismatch: If the folder holds no whole model.
-        HubError: If the Hub refuses, or cannot be reached.
-    """
-    folder = Path(folder)
-    load_model(folder)  # nothing that could not be loaded again is published
-    files = [CONFIG_FILE, MODEL_FILE, HEAD_FILE, RECIPE_FILE, EVALUATION_FILE]
-    present = [file for file in files if (folder / file).exists()]
-    return Repository(repo, token=token).publish(folder, present, write_card(folder, repo), private=private)
 
 
 def is_cached(row: Weights) -> bool:

@@ -11,9 +11,13 @@ from dcpt.weights import WEIGHTS, Weights
 
 HEADER = ("NAME", "TASK", "SIZE", "HERE", "VERIFIED", "PAPER", "MEASURED")
 
+# By whether the row names a file on the Hub, and one to fetch by hand.
+AVAILABLE = {(True, False): "no", (False, True): "by hand", (False, False): "nowhere"}
+
 LEGEND = """
 TASK      what the weights were trained for: 5d and 10d are sets of degradations, cdd11 mixtures of four
-HERE      bundled with the package, or on this machine already; the others are fetched when first used
+HERE      bundled with the package; yes, on this machine; no, fetched from the Hub when first used; by hand,
+          offered by the authors for download by hand only: see dcpt convert; nowhere, not offered at all
 VERIFIED  yes: this project has loaded and measured them; no: nobody here has had the files in hand
 PAPER     mean PSNR that the paper reports, by its own protocol: not to be compared with MEASURED
 MEASURED  by this project, on synthetic-10d: mean gain in PSNR, or share of degradations recognised"""
@@ -61,7 +65,7 @@ def format_weights() -> str:
 
 def format_row(row: Weights) -> tuple[str, ...]:
     """Return the cells of one row."""
-    here = "bundled" if row.bundled else "yes" if is_cached(row) else "no"
+    here = "bundled" if row.bundled else "yes" if is_cached(row) else AVAILABLE[bool(row.file), bool(row.original)]
     paper = f"{row.paper[AVERAGE][0]:.2f} dB" if row.paper else "-"
     return row.name, row.recipe, f"{row.size / 1e6:.1f} MB", here, "yes" if row.verified else "no", paper, measured(row)
 

@@ -12,8 +12,10 @@ from huggingface_hub import EvalResult, ModelCardData
 from dcpt.checkpoint import CONFIG_FILE
 from dcpt.errors import InvalidData
 from dcpt.files import read_json
+from dcpt.published import AVERAGE
 from dcpt.recipe import CLEAN, RECIPE_FILE
 from dcpt.report import EVALUATION_FILE, Confusion, Report, read_report
+from dcpt.weights import WEIGHTS
 
 CITATION = """```bibtex
 @inproceedings{hu2025universal,
@@ -25,7 +27,10 @@ CITATION = """```bibtex
 }
 ```"""
 
+SUCCESSOR = "\n\nThese weights are of its successor, MaskDCPT (arXiv 2510.13282)."
+
 UNKNOWN = "not stated"
+LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0")
 
 
 def write_card(folder: Path, name: str) -> str:
@@ -41,6 +46,16 @@ def write_card(folder: Path, name: str) -> str:
     """
     config, recipe = (read_json(folder / file) for file in (CONFIG_FILE, RECIPE_FILE))
     report = read_measured(folder)
+    try:
+        return compose(name, config, recipe, report)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InvalidData(
+            f"expected {CONFIG_FILE} and {RECIPE_FILE} in {folder} as dcpt writes them: {error}"
+        ) from None
+
+
+def compose(name: str, config: Mapping[str, Any], recipe: Mapping[str, Any], report: Report | Confusion | None) -> str:
+    """Put the card together."""
     recipe = recipe or {key: config[key] for key in ("stage", "recipe", "step", "data_manifest") if key in config}
     labels = tuple(recipe.get("recipe", {}).get("labels") or config.get("head", {}).get("labels") or ())
     names = [label for label in labels if label != CLEAN] or list(config.get("degradations", ()))
@@ -48,12 +63,13 @@ def write_card(folder: Path, name: str) -> str:
         "": describe(config, names),
         "How to use it": describe_use(name, has_head="head" in config),
         "Measured": describe_numbers(report),
-        "Known weaknesses": describe_weaknesses(report),
+        "Published": describe_published(config),
+        "Known weaknesses": describe_weaknesses(report, own=bool(recipe)),
         "Training": describe_training(recipe, config),
         "Licences": f"Weights: {config.get('licence', UNKNOWN)}. Trained on: {config.get('data', UNKNOWN)}.",
-        "Citation": CITATION,
+        "Citation": CITATION + (SUCCESSOR if str(config.get("weights", "")).startswith("maskdcpt") else ""),
     }
-    body = "\n".join(f"## {title}\n\n{text}\n" if title else f"{text}\n" for title, text in sections.items())
+    body = "\n".join(f"## {title}\n\n{text}\n" if title else f"{text}\n" for title, text in sections.items() if text)
     return f"---\n{write_metadata(name, config, names, report)}\n---\n\n# {name}\n\n{body}"
 
 
@@ -65,8 +81,10 @@ def read_measured(folder: Path) -> Report | Confusion | None:
     """
     data = read_json(folder / EVALUATION_FILE)
     try:
-        return read_report(data) if data else None
-    except (KeyError, TypeError, ValueError):
+        report = read_report(data) if data else None
+        describe_numbers(report)
+        return report
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
         raise InvalidData(f"expected what `dcpt evaluate --json` prints in {folder / EVALUATION_FILE}") from None
 
 
@@ -102,9 +120,21 @@ def describe_numbers(report: Report | Confusion | None) -> str:
     return f"On {report.data or 'unnamed pictures'}; protocol: {report.protocol}.\n\n{report.table()}"
 
 
-def describe_weaknesses(report: Report | Confusion | None) -> str:
+def describe_published(config: Mapping[str, Any]) -> str:
+    """Say what the paper reports, of weights that the table knows."""
+    row = WEIGHTS[config["weights"]] if config.get("weights") in WEIGHTS else None
+    if row is None or not row.paper:
+        return ""
+    psnr, ssim = row.paper[AVERAGE]
+    numbers = f"{psnr:.2f} dB" + (f" / {ssim:.3f}" if ssim else "")
+    return f"The authors report {numbers} (mean PSNR / SSIM) by their own protocol; not verified with these files."
+
+
+def describe_weaknesses(report: Report | Confusion | None, *, own: bool) -> str:
     """Say what the numbers say against the model, and what no number says."""
-    lines = ["Trained on synthesised degradations: real photographs are damaged in more ways."]
+    lines = ["Trained on synthesised degradations: real photographs are damaged in more ways."] if own else []
+    if report is None:
+        lines.append("Nobody has measured these files with dcpt.")
     if isinstance(report, Report):
         weak = [s for s in report.scores if math.isfinite(s.gain) and s.gain < 0.5]
         lines += [f"{s.name.replace('_', ' ')}: {s.gain:+.2f} dB, hardly better than the input." for s in weak]
@@ -131,7 +161,7 @@ def write_metadata(
     """Return the metadata block that the Hub reads, without its fences."""
     data = ModelCardData(
         library_name="dcpt",
-        license="apache-2.0" if config.get("licence") == "Apache-2.0" else "other",
+        **describe_licence(config.get("licence", UNKNOWN)),
         pipeline_tag="image-classification" if "head" in config else "image-to-image",
         tags=["image-restoration", "all-in-one", "dcpt", config["variant"], *degradations],
         metrics=["accuracy"] if isinstance(report, Confusion) else ["psnr", "ssim"] if report else None,
@@ -139,6 +169,13 @@ def write_metadata(
         eval_results=list(results(report)) if report else None,
     )
     return data.to_yaml()
+
+
+def describe_licence(licence: str) -> dict[str, str]:
+    """Return a licence as the Hub's metadata has it."""
+    return (
+        {"license": licence.lower()} if licence.lower() in LICENCES else {"license": "other", "license_name": licence}
+    )
 
 
 def results(report: Report | Confusion) -> Iterator[EvalResult]:

@@ -13,13 +13,12 @@ import errno
 import hashlib
 import json
 import re
-import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from dcpt.errors import HubError, HubUnreachable, NotOnHub, OutputError
@@ -28,8 +27,18 @@ from dcpt.files import write_json
 ASK_TIMEOUT = 10  # seconds for the Hub's answer about a repository
 TRANSIENT = (408, 429, 500, 502, 503, 504)  # states of the Hub that a cached copy helps over
 
+NETWORK_OFF = "the network is switched off (HF_HUB_OFFLINE or local_files_only)"
+
+_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+T = TypeVar("T")
+
+
+class WrongContent(HubError):
+    """A file whose hash is not the expected one."""
 
 
 @dataclass(frozen=True)
@@ -84,33 +93,45 @@ class Repository:
 
         return self.local_files_only or constants.is_offline_mode()
 
-    def read_manifest(self) -> Manifest:
-        """Return what the repository holds, asking the Hub unless the revision is pinned and known.
+    def use(self, collect: Callable[[Manifest], T]) -> T:
+        """Call a function with what the repository holds, asking the Hub unless the revision is pinned and known.
+
+        Args:
+            collect: Calls `fetch` for the files that it wants. If the Hub fails on the way, it is
+                called once more with what was last complete on this machine.
 
         Raises:
             HubError: If the Hub refuses, or cannot be asked and nothing is known of the revision.
 
         Warns:
-            UserWarning: If the Hub cannot be reached, and what was last seen of it has to do.
+            UserWarning: If what was last complete has to do.
         """
         known = self._remember()
         if known and self.pinned:
-            return known
+            try:
+                return collect(known)
+            except WrongContent:  # or the manifest is wrong; the Hub knows
+                if self.offline:
+                    raise
         known = known or self._reconstruct()
-        if known and self.offline:
-            return known
         if self.offline:
-            raise HubError(
-                f"{self.name} is not on this machine, and the network is switched off (HF_HUB_OFFLINE or "
-                f"local_files_only); switch it on, or run `dcpt download` where there is one"
-            )
-        try:
-            return self._ask()
-        except HubUnreachable as error:
             if known is None:
+                raise HubError(f"{self.name} is not on this machine, and {NETWORK_OFF}; switch it on")
+            return collect(known)
+        try:
+            manifest = self._ask()
+            result = collect(manifest)
+        except HubUnreachable as error:
+            try:
+                result = collect(known) if known else None
+            except HubError:
+                result = None
+            if result is None:
                 raise
             warnings.warn(f"{error}; using the copy of {self.name} on this machine", stacklevel=2)
-            return known
+            return result
+        self._memorise(manifest)
+        return result
 
     def recall(self) -> Manifest | None:
         """Return what this machine knows of the revision, possibly not the whole of it, or None."""
@@ -123,37 +144,49 @@ class Repository:
 
         Args:
             file: Its name in the repository.
-            manifest: From `read_manifest`.
-            sha256: What the caller knows of it, which counts before what the Hub says.
+            manifest: What the repository holds.
+            sha256: What the caller knows of the file, which counts before what the Hub says.
 
         Raises:
-            HubError: If the file cannot be had, or is wrong twice.
+            HubError: If the file cannot be had, is wrong twice, or is not the one that the caller knows.
         """
-        digest = sha256 or manifest.digests.get(file)
-        if digest is None:
+        said = manifest.digests.get(file)
+        if said is None:
             raise HubError(f"expected {file} in {self.name} at {manifest.commit[:8]}, got {sorted(manifest.digests)}")
+        if sha256 and len(said) == len(sha256) and said != sha256:
+            raise HubError(
+                f"{file} of {self.name} on the Hub is not the one that this version of dcpt knows (sha256 {said}, "
+                f"expected {sha256}); nothing of it was used"
+            )
+        digest = sha256 or said
         path = self._download(file, manifest.commit)
         if matches(path, digest):
             return path
+        if self.offline:
+            raise WrongContent(f"{file} of {self.name} is damaged on this machine, and {NETWORK_OFF}; switch it on")
         with self._repairing():
-            if not matches(path, digest):  # another process may have been here before
-                discard(path)
-                path = self._download(file, manifest.commit)
-        if matches(path, digest):
-            return path
-        discard(path)
-        raise HubError(
-            f"{file} of {self.name} is not what it should be (its sha256 differs), fetched again likewise; "
+            if matches(path, digest):  # another process was faster
+                return path
+            self._drop(path)
+            path = self._download(file, manifest.commit, anew=True)
+            if matches(path, digest):
+                return path
+            self._drop(path)
+        raise WrongContent(
+            f"{file} of {self.name} is not what it should be (its hash differs), fetched again likewise; "
             "nothing of it was used. Try another network: something on the way changes downloads"
         )
 
-    def publish(self, folder: Path, files: list[str], card: str, *, private: bool = False) -> str:
+    def publish(
+        self, folder: Path, files: Sequence[str], card: str, *, obsolete: Sequence[str] = (), private: bool = False
+    ) -> str:
         """Upload files and a model card, creating the repository if there is none.
 
         Args:
             folder: Where the files are.
             files: Their names.
             card: Text of the README.
+            obsolete: Files to remove if the repository has them.
             private: Whether a new repository is for its owner alone.
 
         Returns:
@@ -162,12 +195,16 @@ class Repository:
         Raises:
             HubError: If the Hub refuses or cannot be reached.
         """
-        from huggingface_hub import CommitOperationAdd, HfApi
+        if _NAME.fullmatch(self.name) is None:
+            raise HubError(f'expected a repository as "organisation/name", got {self.name!r}')
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
         with self._explaining("published to"):
             api = HfApi(token=self.token)
             api.create_repo(self.name, private=private, exist_ok=True)
-            operations = [CommitOperationAdd(file, folder / file) for file in files]
+            there = {entry.rfilename for entry in api.model_info(self.name).siblings or []}
+            operations: list[Any] = [CommitOperationDelete(file) for file in obsolete if file in there]
+            operations += [CommitOperationAdd(file, folder / file) for file in files]
             operations.append(CommitOperationAdd("README.md", card.encode()))
             commit = api.create_commit(self.name, operations, commit_message="Weights by dcpt")
         return str(commit.oid)
@@ -180,17 +217,20 @@ class Repository:
                 self.name, revision=self.revision, files_metadata=True, timeout=ASK_TIMEOUT
             )
             digests = {s.rfilename: s.lfs.sha256 if s.lfs else s.blob_id for s in info.siblings or []}
-        manifest = Manifest(str(info.sha), {name: digest for name, digest in digests.items() if digest})
+            return Manifest(str(info.sha), {name: digest for name, digest in digests.items() if digest})
+
+    def _memorise(self, manifest: Manifest) -> None:
+        """Keep what the Hub said of the revision, now that all that was wanted of it is here."""
         with suppress(OutputError):  # a cache that cannot be written to can still be read
             for revision in {self.revision, manifest.commit}:
                 write_json(self._memo(revision), {"commit": manifest.commit, "digests": dict(manifest.digests)})
-        return manifest
 
     def _remember(self) -> Manifest | None:
         """Return what the Hub said of the revision when it was asked last."""
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             data = json.loads(self._memo(self.revision).read_text(encoding="utf-8"))
-            return Manifest(str(data["commit"]), {str(k): str(v) for k, v in data["digests"].items()})
+            if data["digests"] and _COMMIT.fullmatch(data["commit"]):
+                return Manifest(data["commit"], {str(k): str(v) for k, v in data["digests"].items()})
         return None
 
     def _reconstruct(self) -> Manifest | None:
@@ -198,7 +238,7 @@ class Repository:
         try:
             ref = self.folder / "refs" / self.revision
             commit = self.revision if self.pinned else ref.read_text(encoding="utf-8").strip()
-        except OSError:
+        except (OSError, ValueError):
             return None
         snapshot = self.folder / "snapshots" / commit
         links = [path for path in snapshot.rglob("*") if path.is_symlink()] if _COMMIT.fullmatch(commit) else []
@@ -208,7 +248,15 @@ class Repository:
     def _memo(self, revision: str) -> Path:
         return self.folder / "dcpt" / f"{quote(revision, safe='')}.json"
 
-    def _download(self, file: str, commit: str) -> Path:
+    def _drop(self, path: Path) -> None:
+        """Remove a file from the snapshot; what it links to may belong to others, and is replaced by fetching anew."""
+        with suppress(OSError):
+            blob = path.resolve()
+            path.unlink()
+            if blob.is_dir() and blob.parent == self.folder.resolve() / "blobs":
+                blob.rmdir()
+
+    def _download(self, file: str, commit: str, *, anew: bool = False) -> Path:
         from huggingface_hub import hf_hub_download
 
         with self._explaining("read from"):
@@ -220,6 +268,7 @@ class Repository:
                     cache_dir=self.cache_dir,
                     token=self.token,
                     local_files_only=self.local_files_only,
+                    force_download=anew,
                 )
             )
 
@@ -259,11 +308,15 @@ class Repository:
                 f"{what}: the cache {self.folder.parent} cannot be written to ({error.strerror}); make room there, "
                 "or choose another folder with cache_dir or HF_HOME"
             )
-        if isinstance(error, json.JSONDecodeError):
-            return HubError(f"{what}: the answer is not the Hub's, as from a proxy or a login page; open one first")
+        if "No space left" in str(error):  # as the Xet client, which is no Python, says it
+            return HubError(f"{what}: no space left in {self.folder.parent}; make room there")
+        if isinstance(error, (json.JSONDecodeError, KeyError, TypeError)):
+            return HubUnreachable(
+                f"{what}: the answer is not the Hub's but that of a proxy or login page; open it first"
+            )
         if isinstance(error, errors.HFValidationError):
             return HubError(f'expected a repository as "organisation/name", got {self.name}: {first_line(error)}')
-        return HubUnreachable(f"{what}: {first_line(error)}; check the connection and try again")
+        return HubUnreachable(f"{what}: {first_line(error.__cause__ or error)}; check the connection and try again")
 
 
 def explain_status(error: Any, what: str, revision: str) -> HubError:
@@ -273,13 +326,13 @@ def explain_status(error: Any, what: str, revision: str) -> HubError:
     status = error.response.status_code
     login = "log in with `hf auth login` or give a token"
     if isinstance(error, errors.GatedRepoError):
-        return HubError(f"{what}: its owner wants conditions accepted on its page first; then {login}")
+        return HubUnreachable(f"{what}: its owner wants conditions accepted on its page first; then {login}")
     if isinstance(error, errors.RevisionNotFoundError):
         return HubError(f"{what}: it has no revision {revision!r}")
     if isinstance(error, errors.RepositoryNotFoundError):
         return NotOnHub(f"{what}: there is no such repository, or it is private; if it is yours, {login}")
     if status in (401, 403):
-        return HubError(f"{what}: access is denied ({status}); {login} that allows it")
+        return HubUnreachable(f"{what}: access is denied ({status}); {login} that allows it")
     if status == 429:
         return HubUnreachable(f"{what}: too many requests (429); wait some minutes, or {login}")
     if status in TRANSIENT:
@@ -308,13 +361,3 @@ def hash_file(path: Path, *, git: bool = False) -> str:
         for chunk in iter(lambda: file.read(1 << 20), b""):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def discard(path: Path) -> None:
-    """Remove a cached file, and the blob that it links to."""
-    for entry in {path, path.resolve()}:
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                entry.unlink()

@@ -47,9 +47,10 @@ class LoopbackHub:
         self.server.shutdown()
         self.server.server_close()
 
-    def commit(self, repo, files, branch="main"):
-        """Add or replace files; return the commit hash."""
+    def commit(self, repo, files, branch="main", gone=()):
+        """Add, replace or remove files; return the commit hash."""
         content = self.commits.get((repo, self.branches.get((repo, branch))), {}) | files
+        content = {name: data for name, data in content.items() if name not in gone}
         oid = hashlib.sha1(repr(sorted((k, sha256(v)) for k, v in content.items())).encode()).hexdigest()
         self.commits[repo, oid] = content
         self.branches[repo, branch] = oid
@@ -76,6 +77,13 @@ class LoopbackHub:
 
     def count(self, pattern=""):
         return sum(re.search(pattern, request) is not None for request in self.requests)
+
+
+def load_variant(repo, cache):
+    """Load a model from this Hub, in a process of its own, and say what it is."""
+    import dcpt
+
+    return dcpt.from_pretrained(repo, cache_dir=cache).variant
 
 
 def status(code, **headers):
@@ -212,9 +220,10 @@ class Handler(BaseHTTPRequestHandler):
         lines = defaultdict(list)
         for line in map(json.loads, body.splitlines()):
             lines[line["key"]].append(line["value"])
+        gone = [f["path"] for f in lines["deletedFile"]]
         files = {f["path"]: base64.b64decode(f["content"]) for f in lines["file"]}
         files |= {f["path"]: self.hub.uploads[f["oid"]] for f in lines["lfsFile"]}
-        oid = self.hub.commit(repo, files, branch)
+        oid = self.hub.commit(repo, files, branch, gone)
         url = f"{self.hub.endpoint}/{repo}/commit/{oid}"
         self.send_json({"commitUrl": url, "commitOid": oid, "pullRequestUrl": None, "success": True})
 

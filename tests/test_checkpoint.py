@@ -7,9 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dcpt.backbones import create_backbone
 from dcpt.backbones.nafnet import NAFNet
-from dcpt.checkpoint import load_model, save_model
-from dcpt.errors import CheckpointMismatch, OutputError, UnknownName
+from dcpt.checkpoint import load_model, save_model, write_tensors
+from dcpt.errors import CheckpointMismatch, InvalidSetting, OutputError, UnknownName
 from dcpt.files import atomic_path
 from dcpt.heads import DegradationClassifier
 from dcpt.hub import from_pretrained
@@ -122,3 +123,31 @@ def test_nothing_can_be_written_below_a_file(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError, match="cannot write"), atomic_path(tmp_path / "file" / "x"):
         pass
+
+
+def test_details_that_cannot_be_kept_leave_the_folder_as_it_was(tmp_path):
+    create_backbone("nafnet_test", norm_eps=1e-3).save_pretrained(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    other = create_backbone("nafnet_test")
+    with pytest.raises(InvalidSetting, match="plain data"):
+        other.save_pretrained(tmp_path, data=tmp_path)
+    with pytest.raises(InvalidSetting, match="other details than overrides, variant"):
+        other.save_pretrained(tmp_path, variant="nafnet", overrides={})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int8, torch.bool, torch.float8_e4m3fn])
+def test_weights_of_a_strange_type_are_refused(dtype, tmp_path):
+    backbone = create_backbone("nafnet_test")
+    backbone.save_pretrained(tmp_path)
+    state = {name: value.to(dtype) for name, value in backbone.state_dict().items()}
+    write_tensors(tmp_path / "model.safetensors", state)
+    with pytest.raises(CheckpointMismatch, match="has values of type torch"):
+        load_model(tmp_path)
+
+
+def test_a_config_that_asks_for_too_much_is_refused_before_it_is_built(tmp_path):
+    create_backbone("nafnet_test").save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"variant": "nafnet_test", "overrides": {"width": 100000000}}')
+    with pytest.raises(CheckpointMismatch, match="do not fit NAFNet: intro.weight is"):
+        load_model(tmp_path)

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import GOLDEN, relative_error
-from loopback import HTML, cut, hang, sha256, status, tamper
+from loopback import HTML, cut, hang, load_variant, sha256, status, tamper
 
 import dcpt
 from dcpt.conversion import load_checkpoint
 from dcpt.errors import CheckpointMismatch, HubError, HubUnreachable, InvalidSetting, NotOnHub, UnknownName
 from dcpt.hub import converted_folder
+from dcpt.publishing import convert_checkpoint, copy_weights
 
 REPO = "test-org/net"
 FILES = ("config.json", "model.safetensors", "head.safetensors")
@@ -157,10 +158,9 @@ def test_conversion_takes_the_right_file_only(tmp_path, monkeypatch):
 
 def test_conversion_refuses_a_file_other_than_the_one_known(tmp_path, monkeypatch):
     monkeypatch.setenv("DCPT_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("dcpt.hub.load_as", lambda row, path, options: dcpt.create_backbone("nafnet_test"))
-    (tmp_path / "dcpt_nafnet_cdd.pth").write_bytes(b"another file")
+    (tmp_path / "dcpt_nafnet_cdd.pth").write_bytes(b"<html>Google Drive cannot scan this file for viruses")
     with pytest.raises(CheckpointMismatch, match="with sha256 e837fefc"):
-        dcpt.hub.convert_checkpoint(tmp_path / "dcpt_nafnet_cdd.pth", name="nafnet-cdd11")
+        convert_checkpoint(tmp_path / "dcpt_nafnet_cdd.pth", name="nafnet-cdd11")
     assert not converted_folder("nafnet-cdd11").exists()
 
 
@@ -174,6 +174,11 @@ def test_damage_to_converted_and_bundled_weights_is_noticed(tmp_path, monkeypatc
     flip(folder / "model.safetensors")
     with pytest.raises(CheckpointMismatch, match="is damaged or missing .*; convert nafnet-5d again"):
         dcpt.from_pretrained("nafnet-5d")
+    flip(folder / "model.safetensors")
+    for manifest in ("{", "[]", "{}", '{"sha256": {}}', '{"sha256": []}', '{"sha256": {"config.json": 5}}'):
+        (folder / "manifest.json").write_text(manifest)
+        with pytest.raises(CheckpointMismatch, match="convert nafnet-5d again"):
+            dcpt.from_pretrained("nafnet-5d")
     shutil.copytree(dcpt.weights.WEIGHTS["nafnet-small-10d"].folder, tmp_path / "bundle")
     monkeypatch.setattr(dcpt.weights.Weights, "folder", tmp_path / "bundle")
     flip(tmp_path / "bundle" / "model.safetensors")
@@ -210,12 +215,20 @@ DOWNLOADS = {
 }
 
 
+REFUSALS = {
+    "page of a proxy": "Consistency check failed|should be of size|received 57 bytes|check the connection",
+    "shorter than announced": "peer closed connection",
+    "cut off": "peer closed connection",
+}
+
+
 @pytest.mark.parametrize("file", FILES[:2])
 @pytest.mark.parametrize("damage", DOWNLOADS)
 def test_bad_downloads_are_never_used_and_mended_once(hub, commit, load, right, tmp_path, monkeypatch, file, damage):
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
     hub.misbehave(f"^GET .*resolve.*{file}", DOWNLOADS[damage])
-    with pytest.raises(HubError, match=f"{file}|{REPO}"):
+    message = REFUSALS.get(damage, f"{file} of {REPO} is not what it should be")
+    with pytest.raises(HubError, match=message):
         load()
     wrong = [path for path in (tmp_path / "cache").rglob(file) if path.is_file()]
     assert not wrong and not list((tmp_path / "cache").rglob("*.incomplete"))
@@ -239,6 +252,21 @@ def damage_manifests(repository):
         path.write_text("{")
 
 
+def falsify_manifests(repository):
+    for path in (repository / "dcpt").iterdir():
+        data = json.loads(path.read_text())
+        data["digests"]["model.safetensors"] = data["digests"]["model.safetensors"][::-1]
+        path.write_text(json.dumps(data))
+
+
+def link_elsewhere(repository, link):
+    folder = repository.parent.parent / "elsewhere"
+    folder.mkdir()
+    (folder / "model.safetensors").write_text("precious")
+    link.unlink()
+    link.symlink_to(folder)
+
+
 def swap(link):
     link.unlink()
     link.symlink_to(link.parent / "config.json")
@@ -256,6 +284,8 @@ CACHE_DAMAGE = {
     "deleted": lambda repository, link: link.resolve().unlink(),
     "folder instead": lambda repository, link: replace_by_folder(link.resolve()),
     "link to another file": lambda repository, link: swap(link),
+    "link to a folder elsewhere": lambda repository, link: link_elsewhere(repository, link),
+    "hash in the manifests wrong": lambda repository, link: falsify_manifests(repository),
     "manifests damaged": lambda repository, link: (damage_manifests(repository), flip(link.resolve())),
 }
 
@@ -276,6 +306,8 @@ def test_a_damaged_cache_is_never_used_and_heals(hub, commit, load, right, tmp_p
     hub.requests.clear()
     assert same_weights(load(revision=commit), right) and not hub.requests
     assert len(list((repository / "blobs").iterdir())) == len(FILES) - 1
+    for elsewhere in tmp_path.glob("elsewhere/*"):
+        assert elsewhere.read_text() == "precious"
 
 
 def test_the_table_counts_before_the_hub(hub, load, files, monkeypatch):
@@ -284,8 +316,11 @@ def test_the_table_counts_before_the_hub(hub, load, files, monkeypatch):
     hub.commit("test-org/nafnet-5d", forged)
     assert load("nafnet-5d").variant == "nafnet_test"  # the Hub vouches for it, and nobody knows better
     monkeypatch.setitem(row.sha256, "model.safetensors", sha256(files["model.safetensors"]))
-    with pytest.raises(HubError, match="model.safetensors of test-org/nafnet-5d is not what it should be"):
+    hub.requests.clear()
+    with pytest.raises(HubError, match="is not the one that this version of dcpt knows"):
         load("nafnet-5d")
+    assert not hub.count("GET .*model.safetensors")
+    assert load("nafnet-5d", revision=hub.branches["test-org/nafnet-5d", "main"]).variant == "nafnet_test"
     hub.commit("test-org/nafnet-5d", files)
     assert load("nafnet-5d").variant == "nafnet_test"
 
@@ -311,6 +346,24 @@ def test_a_branch_that_moved_is_followed(hub, commit, load):
     other = dcpt.create_backbone("nafnet_test")
     oid = other.push_to_hub(REPO)
     assert oid != commit and same_weights(load(), other.state_dict())
+
+
+def test_a_branch_that_moved_to_files_that_do_not_come_leaves_what_was_complete(hub, commit, load, right):
+    load()
+    dcpt.create_backbone("nafnet_test").push_to_hub(REPO)
+    hub.misbehave("^(GET|HEAD) .*resolve", status(403))
+    with pytest.warns(UserWarning, match="using the copy"):
+        assert same_weights(load(), right)
+    assert same_weights(load(local_files_only=True), right)
+
+
+def test_a_head_that_nobody_vouches_for_is_not_loaded(hub, commit, load, files, tmp_path):
+    hub.commit(REPO, {"head.safetensors": files["head.safetensors"]})
+    load(with_head=True)
+    hub.commits = {key: {k: v for k, v in value.items() if "head" not in k} for key, value in hub.commits.items()}
+    shutil.rmtree(tmp_path / "cache" / "models--test-org--net" / "dcpt")
+    with pytest.raises(HubError, match="expected head.safetensors in test-org/net"):
+        load(with_head=True)
 
 
 def test_offline_and_cold_is_one_line_at_once(hub, commit):
@@ -356,7 +409,8 @@ def test_an_outage_leaves_what_is_cached(hub, commit, load, right, monkeypatch, 
         (status(404, X_Error_Code="RepoNotFound"), NotOnHub, "no such repository"),
         (status(404, X_Error_Code="RevisionNotFound"), HubError, "no revision 'main'"),
         (status(418), HubError, "status 418"),
-        (HTML, HubError, "not the Hub's, as from a proxy"),
+        (HTML, HubUnreachable, "not the Hub's but that of a proxy"),
+        ({"status": 200, "headers": {}}, HubUnreachable, "not the Hub's but that of a proxy"),
     ],
 )
 def test_refusals_say_what_to_do(hub, commit, load, fault, kind, message):
@@ -404,17 +458,13 @@ def test_a_cache_that_cannot_be_written_to(hub, commit, load, right, tmp_path, m
         dcpt.from_pretrained(REPO, cache_dir=tmp_path / "other")
 
 
-def load_cold(cache):
-    return dcpt.from_pretrained(REPO, cache_dir=cache).variant
-
-
 def test_eight_processes_share_a_cold_cache(hub, commit, tmp_path):
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dcpt.hub"])
+    context.set_forkserver_preload(["dcpt.hub", "loopback"])
     for round_ in range(10):
         cache = tmp_path / str(round_)
         with context.Pool(8) as pool:
-            assert pool.map(load_cold, [cache] * 8, chunksize=1) == ["nafnet_test"] * 8
+            assert pool.starmap(load_variant, [(REPO, cache)] * 8, chunksize=1) == ["nafnet_test"] * 8
         blobs = [path.name for path in cache.rglob("blobs/*")]
         assert len(blobs) == len(FILES) - 1 and not [name for name in blobs if "incomplete" in name]
         assert not [path for path in cache.rglob("*") if path.name.startswith(".") and path.name != ".locks"]
@@ -427,6 +477,12 @@ def test_names_that_mean_nothing():
         dcpt.from_pretrained("a/b/c")
     with pytest.raises(HubError, match='"organisation/name"'):
         dcpt.from_pretrained("hf-hub:a/b/c")
+    with pytest.raises(CheckpointMismatch, match="expected the name of weights, a folder"):
+        dcpt.from_pretrained("x" * 300)
+    with pytest.raises(HubError):
+        dcpt.from_pretrained("a/b", revision="c\0d")
+    with pytest.raises(InvalidSetting, match="no revision of nafnet-small-10d, which comes with the package"):
+        dcpt.from_pretrained("nafnet-small-10d", revision="main")
     with pytest.raises(InvalidSetting, match="no options beside"):
         dcpt.from_pretrained("nafnet-small-10d", norm_eps=1)
 
@@ -438,6 +494,8 @@ def test_weights_that_are_not_there_yet_say_how_to_get_them(hub, load):
     message = str(caught.value)
     assert "fetch dcpt_nafnet_cdd.pth (sha256 e837fefc" in message and "https://drive.google.com/" in message
     assert "`dcpt convert dcpt_nafnet_cdd.pth --as nafnet-cdd11`" in message
+    with pytest.raises(HubError, match="switched off.*Without the Hub: fetch dcpt_nafnet_cdd.pth"):
+        load("nafnet-cdd11", local_files_only=True)
     with pytest.raises(NotOnHub, match="nobody is known to offer it"):
         load("nafnet-10d")
 
@@ -460,10 +518,36 @@ def test_a_repository_without_a_model_of_dcpt(hub, load):
 
 
 def test_download_for_another_machine(hub, commit, right, tmp_path):
-    done = run_dcpt("download", REPO, "nafnet-small-10d", "--to", tmp_path / "stick", HF_HOME=str(tmp_path / "hf"))
+    stick = tmp_path / "stick"
+    done = run_dcpt("download", REPO, "nafnet-small-10d", "--to", stick, HF_HOME=str(tmp_path / "hf"))
     assert done.returncode == 0, done.stderr
-    assert same_weights(dcpt.from_pretrained(tmp_path / "stick" / "net"), right)
-    assert dcpt.from_pretrained(tmp_path / "stick" / "nafnet-small-10d").variant == "nafnet_small"
+    assert same_weights(dcpt.from_pretrained(stick / "test-org--net"), right)
+    assert dcpt.from_pretrained(stick / "nafnet-small-10d").variant == "nafnet_small"
+    assert sorted(path.name for path in stick.iterdir()) == ["nafnet-small-10d", "test-org--net"]
+    again = run_dcpt("download", "nafnet-small-10d", "--to", stick)
+    assert again.returncode == 1 and "exists; choose another folder" in again.stderr
+    model = tmp_path / "model"
+    shutil.copytree(stick / "test-org--net", model)
+    assert copy_weights(str(model / ".." / "model"), stick).parent == stick
+
+
+def test_a_checkpoint_file_is_downloaded_as_a_model_folder(hub, tmp_path):
+    path = official_file("swinir", tmp_path / "swinir.pth")
+    hub.commit("Jiakui/MaskDCPT", {"swinir_maskdcpt_5d.pth": path.read_bytes()})
+    folder = copy_weights("maskdcpt-swinir-5d", tmp_path / "stick")
+    assert dcpt.from_pretrained(folder).variant == "swinir"
+
+
+def test_publishing_replaces_what_was_there(hub, model_folder, tmp_path):
+    backbone, head = dcpt.from_pretrained(model_folder, with_head=True)
+    backbone.push_to_hub("test-org/twice", head=head)
+    backbone.push_to_hub("test-org/twice", licence="MIT")
+    _, files = hub.resolve("test-org/twice", "main")
+    assert set(files) == {"README.md", "config.json", "model.safetensors"} and b"license: mit" in files["README.md"]
+    hub.requests.clear()
+    with pytest.raises(HubError, match='"organisation/name", got .justname.'):
+        backbone.push_to_hub("justname")
+    assert not hub.requests
 
 
 def test_publishing_refuses_what_does_not_load_and_what_the_hub_refuses(hub, model_folder, tmp_path):

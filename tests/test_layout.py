@@ -28,12 +28,12 @@ LAYERS = [
     {"conversion", "data.crops", "model_card"},
     {"data.synthetic", "data"},
     {"training", "hub"},
-    {"restoration", "pretraining", "finetuning", "evaluation", "listing"},
+    {"restoration", "pretraining", "finetuning", "evaluation", "listing", "publishing"},
     {"cli"},
     {"__init__", "__main__"},
 ]  # fmt: skip
 # A network saves and publishes itself, and asks for those who can only then.
-LATE_ALLOWED = {("backbones.base", "checkpoint"), ("backbones.base", "hub")}
+LATE_ALLOWED = {("backbones.base", "checkpoint"), ("backbones.base", "publishing")}
 DEPTH = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}
 
 

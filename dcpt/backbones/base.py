@@ -111,7 +111,7 @@ class Backbone(nn.Module):
             CheckpointMismatch: If the network has no registered name to load it by.
             HubError: If the Hub refuses, or cannot be reached.
         """
-        from dcpt.hub import publish_folder
+        from dcpt.publishing import publish_folder
 
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, head=head, **details)
