@@ -12,7 +12,8 @@ from dcpt.backbones.base import BACKBONES as _BACKBONES
 from dcpt.backbones.base import backbone_class as _backbone_class
 from dcpt.errors import CheckpointMismatch as _CheckpointMismatch
 
-dependencies = ["torch", "huggingface_hub", "safetensors", "einops", "numpy", "PIL", "click", "tqdm", "yaml"]
+dependencies = ["torch", "huggingface_hub", "safetensors", "einops", "numpy", "PIL"]
+dependencies += ["click", "tqdm", "yaml", "filelock"]
 
 
 def _entry_point(variant: str) -> _Callable[..., _Any]:

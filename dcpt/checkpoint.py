@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Mapping
@@ -30,12 +31,17 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         temporary.write_bytes(save(plain, metadata=dict(metadata or {})))
 
 
-def write_pickled(path: Path, data: Mapping[str, Any]) -> None:
-    """Write tensors and plain data atomically; torch.save alone destroys the old file when it fails midway."""
+def write_pickled(path: Path, data: Mapping[str, Any]) -> str:
+    """Write tensors and plain data atomically; torch.save alone destroys the old file when it fails midway.
+
+    Returns:
+        The sha256 of the file.
+    """
     buffer = io.BytesIO()
     torch.save(data, buffer)
     with atomic_path(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
+    return hashlib.sha256(buffer.getbuffer()).hexdigest()
 
 
 def save_model(

@@ -217,7 +217,8 @@ def export_checkpoint(backbone: Backbone, path: str | Path, *, dialect: Dialect 
             )
     state = family.complete(state, options) if dialect == "published" else family.to_dcpt(state)
     if path.suffix.lower() == ".safetensors":
-        return write_tensors(path, state)
+        write_tensors(path, state)
+        return
     if path.suffix.lower() not in PICKLED_SUFFIXES:
         raise InvalidSetting(f"expected a file ending in {', '.join(CHECKPOINT_SUFFIXES)}, got {path.name}")
-    return write_pickled(path, {"params": {name: t.detach().cpu().contiguous() for name, t in state.items()}})
+    write_pickled(path, {"params": {name: t.detach().cpu().contiguous() for name, t in state.items()}})

@@ -46,3 +46,7 @@ class HubUnreachable(HubError):
 
 class NotOnHub(HubError):
     """A repository that does not exist, or that the Hub hides because it is private."""
+
+
+class RunStopped(DcptError):
+    """A training that was asked to stop, and can be resumed."""

@@ -72,7 +72,7 @@ def finetune(
     Args:
         recipe: Backbone, labels and the settings in `recipe.finetune`.
         crops: Clean photographs.
-        folder: Run folder; `recipe.json`, `metrics.jsonl`, `checkpoint.pt` and `model/` appear there.
+        folder: Run folder; `recipe.json`, `metrics.jsonl`, `checkpoints/` and `model/` appear there.
         start: Model folder to start from, usually that of pre-training; None starts from
             random weights. DC-guided transfer needs the pair of backbone and head.
         device: Where to train; data is prepared there too.

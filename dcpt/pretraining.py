@@ -106,7 +106,7 @@ def pretrain(
     Args:
         recipe: Backbone, labels and the settings in `recipe.pretrain`.
         crops: Clean photographs.
-        folder: Run folder; `recipe.json`, `metrics.jsonl`, `checkpoint.pt` and `model/` appear there.
+        folder: Run folder; `recipe.json`, `metrics.jsonl`, `checkpoints/` and `model/` appear there.
         start: Model folder whose backbone to start from; None starts from random weights.
         device: Where to train; data is prepared there too.
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,15 +18,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dcpt.backbones import Backbone, create_backbone
-from dcpt.checkpoint import load_model, write_pickled
+from dcpt.checkpoint import load_model
 from dcpt.data.crops import PackedCrops
 from dcpt.data.synthetic import Batch
-from dcpt.errors import CheckpointMismatch, DcptError, OutputError
-from dcpt.files import atomic_path, write_json
+from dcpt.errors import CheckpointMismatch, DcptError, RunStopped
+from dcpt.files import write_json
 from dcpt.heads import DegradationClassifier
 from dcpt.recipe import RECIPE_FILE, Recipe, Stage
-
-CHECKPOINT_FILE, LOG_FILE = "checkpoint.pt", "metrics.jsonl"
+from dcpt.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -70,16 +71,28 @@ class TrainingState:
         self.optimizer = torch.optim.AdamW([{"params": list(module.parameters())} for module in model.values()])
         self.stage = stage
 
-    def update(self) -> None:
-        """Do one optimizer step on the gradients, and move the averaged weights after it."""
-        if self.stage.clip_norm:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.stage.clip_norm)
-        self._set_rates()
-        self.optimizer.step()
+    def update(self) -> bool:
+        """Do one optimizer step on the gradients, and move the averaged weights after it.
+
+        Returns:
+            Whether the gradients were finite; else nothing but the step count changes.
+        """
+        gradients = [weight.grad for weight in self.model.parameters() if weight.grad is not None]
+        length = nn.utils.get_total_norm(gradients)
+        finite = bool(torch.isfinite(length))
+        if finite:
+            self._move(length)
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
+        return finite
+
+    def _move(self, length: Tensor) -> None:
+        if self.stage.clip_norm:
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), self.stage.clip_norm, length)
+        self._set_rates()
+        self.optimizer.step()
         # Young averages forget their random beginning faster than the final decay would.
-        decay = min(self.stage.ema_decay, self.step / (self.step + 10))
+        decay = min(self.stage.ema_decay, (self.step + 1) / (self.step + 11))
         for average, weight in zip(self.ema.parameters(), self.model.parameters(), strict=True):
             average.lerp_(weight.detach(), 1 - decay)
         for average, statistic in zip(self.ema.buffers(), self.model.buffers(), strict=True):
@@ -93,36 +106,28 @@ class TrainingState:
             peak, group["weight_decay"] = peaks[name]
             group["lr"] = learning_rate(self.step, peak, stage)
 
-    def save(self, folder: Path) -> None:
-        """Write the checkpoint of the run folder, atomically.
+    def save(self, folder: RunFolder) -> None:
+        """Write a checkpoint.
 
         Raises:
-            DcptError: If a weight is no longer finite; the checkpoint before stays as it is.
+            DcptError: If a weight is no longer finite; the checkpoints before stay as they are.
         """
         if not all(torch.isfinite(weight).all() for weight in self.model.parameters()):
             raise diverged(self.step)
-        write_pickled(
-            folder / CHECKPOINT_FILE,
-            {
-                "step": self.step,
-                "identity": self.identity,
-                "model": self.model.state_dict(),
-                "ema": self.ema.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-            },
-        )
+        state = {"step": self.step, "identity": self.identity, "model": self.model.state_dict()}
+        state |= {"ema": self.ema.state_dict(), "optimizer": self.optimizer.state_dict()}
+        folder.save_checkpoint(self.step, state)
 
-    def load(self, folder: Path) -> bool:
-        """Take the state of the run folder, if it has one; return whether it had.
+    def load(self, folder: RunFolder) -> bool:
+        """Take the newest state of the run folder, if it has one; return whether it had.
 
         Raises:
-            CheckpointMismatch: If the checkpoint is damaged or of a run with other settings.
+            CheckpointMismatch: If its checkpoints are damaged or of a run with other settings.
         """
-        path = folder / CHECKPOINT_FILE
-        if not path.exists():
+        saved = folder.load_checkpoint()
+        if saved is None:
             return False
         try:
-            saved = torch.load(path, map_location="cpu", weights_only=True)
             changed = [key for key, value in self.identity.items() if saved["identity"].get(key) != value]
             if changed:
                 raise ValueError(f"it was made with another {' and '.join(changed)}; choose a new folder")
@@ -130,9 +135,9 @@ class TrainingState:
             self.ema.load_state_dict(saved["ema"])
             self.optimizer.load_state_dict(saved["optimizer"])
             self.step = saved["step"]
-        except Exception as error:  # torch raises many kinds here
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            raise CheckpointMismatch(f"cannot resume from {path}: {reason}") from None
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise CheckpointMismatch(f"cannot resume from {folder.path}: {reason}") from None
         return True
 
 
@@ -193,21 +198,21 @@ def run_training(
     stage: Stage,
     batches: Callable[[int], Batch],
     compute_step: Callable[[Batch], StepOutput],
-    folder: Path,
+    path: Path,
     *,
     origin: Mapping[str, Any],
     publish: Callable[[], None],
     checkpoint_every: int = 500,
     log_every: int = 50,
 ) -> None:
-    """Train to the end of the stage, resuming from the folder's checkpoint if there is one.
+    """Train to the end of the stage, resuming from the folder's newest whole checkpoint if there is one.
 
     Args:
         state: The modules and optimizer, freshly made.
         stage: Length, rates and precision.
         batches: Gives the batch of a step.
         compute_step: Gives the losses of a batch.
-        folder: Run folder: gets `recipe.json`, `checkpoint.pt` and `metrics.jsonl` (one line per
+        path: Run folder: gets `recipe.json`, `checkpoints/` and `metrics.jsonl` (one line per
             `log_every` steps).
         origin: What the run is, from `describe_run`, to be written there.
         publish: Called after each checkpoint and at the end, to write the model as users load it.
@@ -215,49 +220,111 @@ def run_training(
         log_every: Steps between log lines, over which they average.
 
     Raises:
-        DcptError: If the loss or a weight is no longer finite; the checkpoint is from before that.
-        CheckpointMismatch: If the folder holds a damaged checkpoint, or another run.
+        DcptError: If the loss is no longer finite, or another process trains in the folder.
+        RunStopped: If the process was asked to stop, with Ctrl-C or SIGTERM, after a last checkpoint.
+        CheckpointMismatch: If the folder holds damaged checkpoints only, or another run.
     """
     # Young gains and small rates breed denormal numbers, which slow a CPU step by a fifth.
     torch.set_flush_denormal(True)
-    if state.load(folder):
-        tqdm.write(f"resuming {folder} at step {state.step}")
-    write_json(folder / RECIPE_FILE, origin)
-    keep_log_until(folder / LOG_FILE, state.step)
-    device = next(state.model.parameters()).device
+    folder = RunFolder(path)
+    with folder.locked(), stop_requests() as requests:
+        if state.load(folder):
+            tqdm.write(f"resuming {path} at step {state.step}")
+        write_json(path / RECIPE_FILE, origin)
+        folder.keep_log_until(state.step)
+        log = StepLog(folder)
+        backward = make_backward(state, stage, compute_step)
+        with tqdm(total=stage.steps, initial=state.step, unit="step", dynamic_ncols=True) as bar:
+            while state.step < stage.steps:
+                metrics = backward(batches(state.step))
+                log.add(metrics, finite=state.update())
+                bar.update()
+                last = state.step == stage.steps or bool(requests)
+                if state.step % log_every == 0 or last:
+                    bar.set_postfix(log.write(state.step))
+                if state.step % checkpoint_every == 0 or last:
+                    state.save(folder)
+                    publish()
+                if requests and state.step < stage.steps:
+                    raise RunStopped(f"stopped by {requests[0]} at step {state.step}; repeat the command to go on")
+        publish()  # here, so that a run cut off between its last checkpoint and this line gets it, too
+
+
+def make_backward(
+    state: TrainingState, stage: Stage, compute_step: Callable[[Batch], StepOutput]
+) -> Callable[[Batch], dict[str, Tensor]]:
+    """Return the function that leaves the gradients of a batch in the parameters and gives its metrics."""
+    parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
+    device = parameters[0].device
 
     def compute(batch: Batch) -> StepOutput:
         with torch.autocast(device.type, torch.bfloat16, enabled=stage.precision == "bf16"):
             return compute_step(batch)
 
     def backward(batch: Batch) -> dict[str, Tensor]:
-        if stage.gradients == "normalized":
-            return backward_normalized(batch, compute, [p for p in state.model.parameters() if p.requires_grad])
         output = compute(batch)
         output.loss.backward()
         return output.metrics()
 
-    window: list[dict[str, Tensor]] = []
-    started = time.perf_counter()
-    with tqdm(total=stage.steps, initial=state.step, unit="step", dynamic_ncols=True) as bar:
-        while state.step < stage.steps:
-            window.append(backward(batches(state.step)))
-            state.update()
-            bar.update()
-            last = state.step == stage.steps
-            if state.step % log_every == 0 or last:
-                row = average(window)
-                if not math.isfinite(row["loss"]):
-                    raise diverged(state.step)
-                seconds = (time.perf_counter() - started) / len(window)
-                append_log(folder / LOG_FILE, {"step": state.step, **row, "seconds_per_step": seconds})
-                bar.set_postfix({name: f"{value:.4f}" for name, value in row.items()})
-                window, started = [], time.perf_counter()
-            if state.step % checkpoint_every == 0 or last:
-                state.save(folder)
-                if not last:
-                    publish()
-    publish()  # here, so that a run cut off between its last checkpoint and this line gets it, too
+    if stage.gradients == "normalized":
+        return lambda batch: backward_normalized(batch, compute, parameters)
+    return backward
+
+
+class StepLog:
+    """Averages the metrics of some steps and writes them down."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self._begin()
+
+    def _begin(self) -> None:
+        self.window: list[dict[str, Tensor]] = []
+        self.skipped = 0
+        self.started = time.perf_counter()
+
+    def add(self, metrics: dict[str, Tensor], *, finite: bool) -> None:
+        """Take note of a step; one without a finite gradient, which moved nothing, is only counted."""
+        if finite:
+            self.window.append(metrics)
+        else:
+            self.skipped += 1
+
+    def write(self, step: int) -> dict[str, str]:
+        """Write the averages of the steps since the last time; return them as text.
+
+        Raises:
+            DcptError: If most of them had no finite gradient.
+        """
+        if self.skipped > len(self.window):
+            raise diverged(step)
+        row = average(self.window)
+        row["seconds_per_step"] = (time.perf_counter() - self.started) / (len(self.window) + self.skipped)
+        self.folder.append_log({"step": step, **row} | ({"skipped": self.skipped} if self.skipped else {}))
+        self._begin()
+        return {name: f"{value:.4f}" for name, value in row.items()}
+
+
+@contextmanager
+def stop_requests() -> Iterator[list[str]]:
+    """Yield a list that gets the name of a signal asking the process to stop; a second Ctrl-C stops at once."""
+    requests: list[str] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield requests
+        return
+    usual = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, _: Any) -> None:
+        requests.append(signal.Signals(number).name)
+        signal.signal(number, usual[signal.Signals(number)])
+
+    for kind in usual:
+        signal.signal(kind, note)
+    try:
+        yield requests
+    finally:
+        for kind, handler in usual.items():
+            signal.signal(kind, handler)
 
 
 def backward_normalized(
@@ -288,29 +355,3 @@ def backward_normalized(
 def average(window: list[dict[str, Tensor]]) -> dict[str, float]:
     """Return the mean of each number over a window of steps."""
     return {name: torch.stack([row[name] for row in window]).float().mean().item() for name in window[0]}
-
-
-def append_log(path: Path, row: dict[str, float]) -> None:
-    """Add one JSON line to a log."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
-
-
-def keep_log_until(path: Path, step: int) -> None:
-    """Drop the lines of steps after `step`, which will be logged again, and a line cut short."""
-    if not path.exists():
-        return
-
-    def is_kept(line: str) -> bool:
-        try:
-            return json.loads(line)["step"] <= step
-        except (ValueError, KeyError, TypeError):
-            return False
-
-    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if is_kept(line)]
-    with atomic_path(path) as temporary:
-        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")

@@ -25,7 +25,7 @@ LAYERS = [
     {"degradations.weather"},
     {"backbones", "heads", "degradations"},
     {"checkpoint", "dialects"},
-    {"conversion", "data.crops", "model_card"},
+    {"conversion", "data.crops", "model_card", "run_folder"},
     {"data.synthetic", "data"},
     {"training", "hub"},
     {"restoration", "pretraining", "finetuning", "evaluation", "listing", "publishing"},

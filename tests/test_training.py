@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -9,11 +12,12 @@ import torch
 
 from dcpt.data.crops import pack_crops
 from dcpt.data.synthetic import Batch, SyntheticBatches
-from dcpt.errors import CheckpointMismatch, DcptError, InvalidSetting, UnknownName
+from dcpt.errors import CheckpointMismatch, DcptError, InvalidSetting, RunStopped, UnknownName
 from dcpt.finetuning import finetune
 from dcpt.hub import from_pretrained
 from dcpt.pretraining import pretrain
 from dcpt.recipe import Recipe, Stage, build_recipe, list_recipes, load_recipe, override_stage
+from dcpt.run_folder import RunFolder
 from dcpt.training import StepOutput, TrainingState, backward_normalized, describe_run, learning_rate
 
 STAGE = Stage(steps=6, batch_size=4, patch_size=16, lr=1e-3, head_lr=1e-3, warmup_steps=2, clip_norm=1.0)
@@ -27,7 +31,7 @@ def crops(photo_folder):
 
 
 def final_state(folder):
-    return torch.load(folder / "checkpoint.pt", weights_only=True)
+    return RunFolder(folder).load_checkpoint()
 
 
 def assert_equal(a, b):
@@ -142,21 +146,95 @@ def test_a_run_cut_off_before_its_model_was_written_writes_it_when_repeated(crop
 def test_weights_that_are_not_finite_are_never_saved(crops, tmp_path):
     backbone = torch.nn.ModuleDict({"backbone": torch.nn.Linear(1, 1)})
     state = TrainingState(backbone, STAGE, describe_run("finetune", RECIPE, crops))
-    state.save(tmp_path)
-    before = (tmp_path / "checkpoint.pt").read_bytes()
+    state.save(RunFolder(tmp_path))
     torch.nn.init.constant_(backbone["backbone"].weight, float("nan"))
+    state.step = 1
     with pytest.raises(DcptError, match="no longer finite"):
-        state.save(tmp_path)
-    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+        state.save(RunFolder(tmp_path))
+    assert final_state(tmp_path)["step"] == 0
+
+
+def test_one_bad_sample_poisons_nothing(crops, tmp_path, monkeypatch):
+    make_batch = SyntheticBatches.__call__
+
+    def poisoned(self, step):
+        batch = make_batch(self, step)
+        if step == 3:
+            batch.lq[0, 0, 0, 0] = float("nan")
+        return batch
+
+    monkeypatch.setattr(SyntheticBatches, "__call__", poisoned)
+    for gradients in ("mean", "normalized"):
+        folder = tmp_path / gradients
+        finetune(replace(RECIPE, finetune=replace(STAGE, gradients=gradients)), crops, folder)
+        state = final_state(folder)
+        assert state["step"] == 6 and all(torch.isfinite(value).all() for value in state["model"].values())
+        assert all(torch.isfinite(value).all() for value in state["ema"].values())
+        row = json.loads((folder / "metrics.jsonl").read_text())
+        assert row["skipped"] == 1 and row["loss"] < 1
 
 
 def test_damaged_or_foreign_starts_are_refused(crops, tmp_path):
-    (tmp_path / "checkpoint.pt").write_bytes(b"half a file")
-    with pytest.raises(CheckpointMismatch, match="cannot resume"):
+    finetune(RECIPE, crops, tmp_path)
+    (tmp_path / "checkpoints/00000006.pt").write_bytes(b"half a file")
+    with pytest.raises(CheckpointMismatch, match="cannot resume .* 00000006.pt is damaged .*; choose a new folder"):
         finetune(RECIPE, crops, tmp_path)
     pair = pretrain(RECIPE, crops, tmp_path / "pretrain")
     with pytest.raises(CheckpointMismatch, match="expected a plain nafnet_small to start from, got a nafnet_test"):
         finetune(replace(RECIPE, backbone="nafnet_small"), crops, tmp_path / "other", start=pair)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "gone", "not a checkpoint", "manifest"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(damage, tmp_path):
+    folder = RunFolder(tmp_path)
+    for step in (1, 2, 3):
+        folder.save_checkpoint(step, {"step": step, "weight": torch.full((3,), float(step))})
+    assert sorted(path.name for path in folder.checkpoints.glob("*.pt")) == ["00000002.pt", "00000003.pt"]
+    newest = folder.checkpoints / "00000003.pt"
+    content = newest.read_bytes()
+    if damage == "flipped":
+        newest.write_bytes(content[:200] + bytes([content[200] ^ 1]) + content[201:])
+    elif damage == "cut":
+        newest.write_bytes(content[:-9])
+    elif damage == "empty":
+        newest.write_bytes(b"")
+    elif damage == "gone":
+        newest.unlink()
+    elif damage == "not a checkpoint":
+        torch.save({}, newest)
+    else:
+        newest.with_suffix(".json").write_text("{")
+    with pytest.warns(UserWarning, match="00000003.pt is damaged .*; going on from step 2"):
+        assert folder.load_checkpoint()["step"] == 2
+
+
+def test_a_run_folder_takes_one_process_at_a_time(crops, tmp_path):
+    with RunFolder(tmp_path).locked():
+        code = "import sys; from pathlib import Path; from dcpt.run_folder import RunFolder\n"
+        code += "with RunFolder(Path(sys.argv[1])).locked(): pass"
+        other = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
+    assert other.returncode == 1 and "another process trains in" in other.stderr
+    finetune(RECIPE, crops, tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_asked_to_stop_saves_and_resumes(number, crops, tmp_path, monkeypatch):
+    finetune(RECIPE, crops, tmp_path / "straight")
+    make_batch = SyntheticBatches.__call__
+    handler = signal.getsignal(number)
+
+    def interrupted(self, step):
+        if step == 3:
+            signal.raise_signal(number)
+        return make_batch(self, step)
+
+    monkeypatch.setattr(SyntheticBatches, "__call__", interrupted)
+    with pytest.raises(RunStopped, match=f"stopped by {number.name} at step 4; repeat the command to go on"):
+        finetune(RECIPE, crops, tmp_path / "stopped")
+    assert signal.getsignal(number) is handler and final_state(tmp_path / "stopped")["step"] == 4
+    monkeypatch.setattr(SyntheticBatches, "__call__", make_batch)
+    finetune(RECIPE, crops, tmp_path / "stopped")
+    assert_equal(final_state(tmp_path / "straight"), final_state(tmp_path / "stopped"))
 
 
 def test_what_classifies_refuses_mixtures_and_unknown_modes():
