@@ -98,7 +98,7 @@ def finetune(
     def publish() -> None:
         save_model(folder / "model", state.ema["backbone"], details=origin | {"step": state.step})
 
-    batches = SyntheticBatches(crops.to(device), recipe, stage)
+    batches = SyntheticBatches(crops if stage.workers else crops.to(device), recipe, stage)
     run_training(state, stage, batches, compute, folder, origin=origin, publish=publish)
     return folder / "model"
 

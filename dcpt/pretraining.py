@@ -147,6 +147,6 @@ def pretrain(
         trained = backbone if frozen else state.ema["backbone"]
         save_model(folder / "model", trained, state.ema["head"], details=origin | {"step": state.step})
 
-    batches = SyntheticBatches(crops.to(device), recipe, stage)
+    batches = SyntheticBatches(crops if stage.workers else crops.to(device), recipe, stage)
     run_training(state, stage, batches, compute, folder, origin=origin, publish=publish)
     return folder / "model"

@@ -22,6 +22,9 @@ RECIPE_FILE = "recipe.json"  # what a training did, beside the weights it made
 CLEAN = "clean"  # the class of pictures that need nothing
 
 
+POSITIVE = ("steps", "batch_size", "patch_size", "checkpoint_every", "log_every")
+
+
 @dataclass(frozen=True)
 class Stage:
     """The settings of one training stage, pre-training or fine-tuning.
@@ -51,6 +54,10 @@ class Stage:
         sampling_weights: How often a degradation is drawn, relative to the others, by name; those not
             named have weight 1.
         precision: "fp32" or "bf16" (automatic mixed precision).
+        workers: Processes that prepare batches ahead; 0 prepares them in the training process, on
+            its device.
+        checkpoint_every: Steps between checkpoints.
+        log_every: Steps between lines of the log, over which they average.
     """
 
     mode: str = "standard"
@@ -71,6 +78,9 @@ class Stage:
     mixed_share: float = 0.0
     sampling_weights: dict[str, float] = field(default_factory=dict)
     precision: str = "fp32"
+    workers: int = 0
+    checkpoint_every: int = 500
+    log_every: int = 50
 
     def __post_init__(self) -> None:
         choices = {"schedule": ("constant", "cosine"), "precision": ("fp32", "bf16")}
@@ -81,7 +91,7 @@ class Stage:
         numbers = {name: value for name, value in asdict(self).items() if isinstance(value, (int, float))}
         numbers |= {f"the sampling weight of {name}": value for name, value in self.sampling_weights.items()}
         for name, value in numbers.items():
-            lowest = 1 if name in ("steps", "batch_size", "patch_size") else 0
+            lowest = 1 if name in POSITIVE else 0
             # Written so that NaN fails too.
             if not lowest <= value < math.inf:
                 raise InvalidSetting(f"expected {name} to be finite and at least {lowest}, got {value}")

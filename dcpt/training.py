@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from dcpt.backbones import Backbone, create_backbone
@@ -202,22 +203,17 @@ def run_training(
     *,
     origin: Mapping[str, Any],
     publish: Callable[[], None],
-    checkpoint_every: int = 500,
-    log_every: int = 50,
 ) -> None:
     """Train to the end of the stage, resuming from the folder's newest whole checkpoint if there is one.
 
     Args:
         state: The modules and optimizer, freshly made.
-        stage: Length, rates and precision.
+        stage: Length, rates, precision and how often to write.
         batches: Gives the batch of a step.
         compute_step: Gives the losses of a batch.
-        path: Run folder: gets `recipe.json`, `checkpoints/` and `metrics.jsonl` (one line per
-            `log_every` steps).
+        path: Run folder: gets `recipe.json`, `checkpoints/` and `metrics.jsonl` .
         origin: What the run is, from `describe_run`, to be written there.
         publish: Called after each checkpoint and at the end, to write the model as users load it.
-        checkpoint_every: Steps between checkpoints.
-        log_every: Steps between log lines, over which they average.
 
     Raises:
         DcptError: If the loss is no longer finite, or another process trains in the folder.
@@ -227,7 +223,7 @@ def run_training(
     # Young gains and small rates breed denormal numbers, which slow a CPU step by a fifth.
     torch.set_flush_denormal(True)
     folder = RunFolder(path)
-    with folder.locked(), stop_requests() as requests:
+    with folder.locked(), explained_workers(), stop_requests() as requests:
         if state.load(folder):
             tqdm.write(f"resuming {path} at step {state.step}")
         write_json(path / RECIPE_FILE, origin)
@@ -235,19 +231,58 @@ def run_training(
         log = StepLog(folder)
         backward = make_backward(state, stage, compute_step)
         with tqdm(total=stage.steps, initial=state.step, unit="step", dynamic_ncols=True) as bar:
-            while state.step < stage.steps:
-                metrics = backward(batches(state.step))
-                log.add(metrics, finite=state.update())
+            for batch in feed(batches, state, stage):
+                log.add(backward(batch), finite=state.update())
                 bar.update()
                 last = state.step == stage.steps or bool(requests)
-                if state.step % log_every == 0 or last:
+                if state.step % stage.log_every == 0 or last:
                     bar.set_postfix(log.write(state.step))
-                if state.step % checkpoint_every == 0 or last:
+                if state.step % stage.checkpoint_every == 0 or last:
                     state.save(folder)
                     publish()
                 if requests and state.step < stage.steps:
                     raise RunStopped(f"stopped by {requests[0]} at step {state.step}; repeat the command to go on")
         publish()  # here, so that a run cut off between its last checkpoint and this line gets it, too
+
+
+class StepBatches(Dataset[Batch]):
+    """The batches of a run by their step, for worker processes."""
+
+    def __init__(self, batches: Callable[[int], Batch]) -> None:
+        self.batches = batches
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.batches(step)
+
+
+def feed(batches: Callable[[int], Batch], state: TrainingState, stage: Stage) -> Iterator[Batch]:
+    """Give the batches from the state's step to the end of the stage, on the model's device."""
+    device = next(state.model.parameters()).device
+    steps = range(state.step, stage.steps)
+    unused = torch.Generator()  # else the loader takes a number from the global one
+    loader = DataLoader(
+        StepBatches(batches), batch_size=None, sampler=steps, num_workers=stage.workers, generator=unused
+    )
+    for batch in loader:
+        yield batch.to(device)
+
+
+@contextmanager
+def explained_workers() -> Iterator[None]:
+    """Turn the death of a data worker, which a signal handler may raise anywhere, into one line.
+
+    Raises:
+        DcptError: In its place.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DcptError(
+            f"a data worker died ({str(error).partition(chr(10))[0]}); repeat the command to go on from the last "
+            "checkpoint, with fewer workers if memory is short"
+        ) from None
 
 
 def make_backward(

@@ -1,5 +1,6 @@
 """What several tests need: a photograph-like picture, tiny networks and their folders."""
 
+import multiprocessing.forkserver
 import os
 import sys
 import tempfile
@@ -32,6 +33,17 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def fork_server():
+    """Starts processes that have loaded the package already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["loopback", "victim"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        multiprocessing.forkserver.ensure_running()
+    return context
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Weights from the Hub: published, fetched, verified, mended, and available without a network."""
 
 import json
-import multiprocessing
 import os
 import shutil
 import subprocess
@@ -458,12 +457,10 @@ def test_a_cache_that_cannot_be_written_to(hub, commit, load, right, tmp_path, m
         dcpt.from_pretrained(REPO, cache_dir=tmp_path / "other")
 
 
-def test_eight_processes_share_a_cold_cache(hub, commit, tmp_path):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dcpt.hub", "loopback"])
+def test_eight_processes_share_a_cold_cache(hub, commit, fork_server, tmp_path):
     for round_ in range(10):
         cache = tmp_path / str(round_)
-        with context.Pool(8) as pool:
+        with fork_server.Pool(8) as pool:
             assert pool.starmap(load_variant, [(REPO, cache)] * 8, chunksize=1) == ["nafnet_test"] * 8
         blobs = [path.name for path in cache.rglob("blobs/*")]
         assert len(blobs) == len(FILES) - 1 and not [name for name in blobs if "incomplete" in name]

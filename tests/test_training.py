@@ -59,13 +59,7 @@ def test_an_interrupted_run_ends_bit_for_bit_where_a_straight_one_does(mode, cro
     train(RECIPE, crops, tmp_path / "straight")
 
     # Checkpoint every second step; lose the power in step 5.
-    loop = f"dcpt.{mode}ing.run_training" if mode == "pretrain" else "dcpt.finetuning.run_training"
-    from dcpt.training import run_training
-
-    def often(*arguments, **settings):
-        run_training(*arguments, **settings, checkpoint_every=2, log_every=1)
-
-    monkeypatch.setattr(loop, often)
+    often = override_stage(RECIPE, mode, {"checkpoint_every": 2, "log_every": 1})
     make_batch = SyntheticBatches.__call__
 
     def dying(self, step):
@@ -75,10 +69,10 @@ def test_an_interrupted_run_ends_bit_for_bit_where_a_straight_one_does(mode, cro
 
     monkeypatch.setattr(SyntheticBatches, "__call__", dying)
     with pytest.raises(Interrupted):
-        train(RECIPE, crops, tmp_path / "resumed")
+        train(often, crops, tmp_path / "resumed")
     assert final_state(tmp_path / "resumed")["step"] == 4
     monkeypatch.setattr(SyntheticBatches, "__call__", make_batch)
-    train(RECIPE, crops, tmp_path / "resumed")
+    train(often, crops, tmp_path / "resumed")
 
     assert_equal(final_state(tmp_path / "straight"), final_state(tmp_path / "resumed"))
     steps = [json.loads(line)["step"] for line in (tmp_path / "resumed/metrics.jsonl").read_text().splitlines()]

@@ -34,6 +34,10 @@ class Batch:
     gt: Tensor
     label: Tensor
 
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on another device."""
+        return Batch(*(x.to(device) for x in (self.lq, self.gt, self.label)))
+
     def pictures(self) -> Iterator[Batch]:
         """Give the pictures one by one, as batches of one."""
         for index in range(len(self.lq)):
