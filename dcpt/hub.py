@@ -17,6 +17,7 @@ from dcpt.device import pick_device
 from dcpt.errors import CheckpointMismatch, HubError, InvalidData, InvalidSetting
 from dcpt.files import read_json
 from dcpt.heads import DegradationClassifier
+from dcpt.registry import unknown_name
 from dcpt.repository import Manifest, Repository, matches
 from dcpt.weights import WEIGHTS, Weights
 
@@ -146,7 +147,7 @@ def locate(
         if path.exists():
             raise CheckpointMismatch(f"expected a file ending in {', '.join(CHECKPOINT_SUFFIXES)}, got {path}")
         if not _REPOSITORY.fullmatch(name):
-            return locate_row(WEIGHTS[name], revision, **access)  # which says what names there are
+            raise unknown_name("weights", name, WEIGHTS)
     repo, _, inline = name.removeprefix(PREFIX).partition("@")
     return fetch_folder(Repository(repo, revision or inline or "main", **access), with_head=with_head)
 

@@ -122,14 +122,13 @@ class Repository:
             manifest = self._ask()
             result = collect(manifest)
         except HubUnreachable as error:
-            try:
-                result = collect(known) if known else None
-            except HubError:
-                result = None
-            if result is None:
+            if known is None:
                 raise
-            warnings.warn(f"{error}; using the copy of {self.name} on this machine", stacklevel=2)
-            return result
+            with suppress(HubError):  # the first error says more
+                result = collect(known)
+                warnings.warn(f"{error}; using the copy of {self.name} on this machine", stacklevel=2)
+                return result
+            raise
         self._memorise(manifest)
         return result
 
