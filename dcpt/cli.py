@@ -217,6 +217,30 @@ def export(model: str, options: tuple[str, ...], output: Path, dialect: str) -> 
     export_checkpoint(from_pretrained(model, **parse_options(options)), output, dialect=dialect)
 
 
+@main.group()
+def data() -> None:
+    """Look at training data."""
+
+
+@data.command()
+@click.argument("folder", type=PATH)
+def check(folder: Path) -> None:
+    """Count the pictures of FOLDER, a folder per degradation, and name those that cannot serve."""
+    from tqdm import tqdm
+
+    from dcpt.data.folders import check_folders, read_folders
+
+    found = read_folders(folder)
+    for label in found.labels:
+        pairs = found.pairs[label]
+        click.echo(f"{label:20}{len(pairs):8} pictures,{sum(pair.gt is not None for pair in pairs):8} with a clean one")
+    problems = check_folders(found, progress=tqdm)
+    for path, problem in sorted(problems.items()):
+        click.echo(f"{path.relative_to(folder)}: {problem}", err=True)
+    if problems:
+        raise DcptError(f"{len(problems)} pictures cannot serve; training leaves them out")
+
+
 @main.command()
 @click.argument("folders", nargs=-1, required=True, type=PATH)
 @click.option("-o", "--output", required=True, type=PATH, help="File to write, ending in .safetensors.")
@@ -249,7 +273,7 @@ def training_options(command: Any) -> Any:
 @main.command()
 @training_options
 def pretrain(**arguments: Any) -> None:
-    """Pre-train backbone and classifier on DATA: folders of clean photographs, or a packed file."""
+    """Pre-train backbone and classifier on DATA: clean photographs, packed ones, or a folder per degradation."""
     from dcpt.pretraining import pretrain
 
     run_stage("pretrain", pretrain, **arguments)
@@ -258,7 +282,7 @@ def pretrain(**arguments: Any) -> None:
 @main.command()
 @training_options
 def finetune(**arguments: Any) -> None:
-    """Fine-tune a backbone for restoration on DATA: folders of clean photographs, or a packed file."""
+    """Fine-tune for restoration on DATA: clean photographs, packed ones, or a folder per degradation."""
     from dcpt.finetuning import finetune
 
     run_stage("finetune", finetune, **arguments)
@@ -276,12 +300,17 @@ def run_stage(
     device: str | None,
 ) -> None:
     """Run a training stage with the settings of the command line and print the model folder."""
-    from dcpt.data.crops import load_crops
+    from dataclasses import replace
+
+    from dcpt.data.folders import LabelledFolders, load_data
     from dcpt.device import pick_device
     from dcpt.recipe import load_recipe, override_stage
 
-    chosen = override_stage(load_recipe(recipe), stage, parse_settings(settings))
-    click.echo(train(chosen, load_crops(data), output, start=start, device=pick_device(device)))
+    chosen, loaded = load_recipe(recipe), load_data(data)
+    if isinstance(loaded, LabelledFolders):  # the folders' names are the labels
+        chosen = replace(chosen, labels=loaded.labels)
+    chosen = override_stage(chosen, stage, parse_settings(settings))
+    click.echo(train(chosen, loaded, output, start=start, device=pick_device(device)))
 
 
 def parse_settings(settings: tuple[str, ...]) -> dict[str, str]:

@@ -9,13 +9,12 @@ from torch import Tensor, nn
 
 from dcpt.backbones import Backbone
 from dcpt.checkpoint import save_model
-from dcpt.data.crops import PackedCrops
-from dcpt.data.synthetic import Batch, SyntheticBatches
+from dcpt.data.synthetic import Batch
 from dcpt.errors import CheckpointMismatch
 from dcpt.heads import DegradationClassifier
 from dcpt.losses import cross_entropy_loss, l1_loss
 from dcpt.recipe import Recipe
-from dcpt.training import StepOutput, TrainingState, describe_run, run_training, start_model
+from dcpt.training import Data, StepOutput, TrainingState, describe_run, make_batches, run_training, start_model
 
 
 def finetune_step(backbone: Backbone, lq: Tensor, gt: Tensor) -> StepOutput:
@@ -59,7 +58,7 @@ def guided_step(backbone: Backbone, head: nn.Module, lq: Tensor, gt: Tensor, lab
 
 def finetune(
     recipe: Recipe,
-    crops: PackedCrops,
+    data: Data,
     folder: str | Path,
     *,
     start: str | Path | None = None,
@@ -71,7 +70,7 @@ def finetune(
 
     Args:
         recipe: Backbone, labels and the settings in `recipe.finetune`.
-        crops: Clean photographs.
+        data: Clean photographs, degraded on the fly, or a folder per degradation.
         folder: Run folder; `recipe.json`, `metrics.jsonl`, `checkpoints/` and `model/` appear there.
         start: Model folder to start from, usually that of pre-training; None starts from
             random weights. DC-guided transfer needs the pair of backbone and head.
@@ -87,7 +86,7 @@ def finetune(
     folder, stage, device = Path(folder), recipe.finetune, torch.device(device)
     backbone, head = start_model(recipe, start)
     guide = freeze_guide(recipe, head, device) if stage.mode == "guided" else None
-    origin = describe_run("finetune", recipe, crops)
+    origin = describe_run("finetune", recipe, data)
     state = TrainingState(nn.ModuleDict({"backbone": backbone}).to(device), stage, origin)
 
     def compute(batch: Batch) -> StepOutput:
@@ -98,7 +97,7 @@ def finetune(
     def publish() -> None:
         save_model(folder / "model", state.ema["backbone"], details=origin | {"step": state.step})
 
-    batches = SyntheticBatches(crops if stage.workers else crops.to(device), recipe, stage)
+    batches = make_batches(data, recipe, stage, device, paired=True)
     run_training(state, stage, batches, compute, folder, origin=origin, publish=publish)
     return folder / "model"
 

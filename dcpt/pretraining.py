@@ -13,13 +13,12 @@ from torch import Tensor, nn
 
 from dcpt.backbones import Backbone
 from dcpt.checkpoint import save_model
-from dcpt.data.crops import PackedCrops
-from dcpt.data.synthetic import Batch, SyntheticBatches
+from dcpt.data.synthetic import Batch
 from dcpt.errors import InvalidImage, InvalidSetting
 from dcpt.heads import DegradationClassifier
 from dcpt.losses import focal_loss, l1_loss
 from dcpt.recipe import Recipe
-from dcpt.training import StepOutput, TrainingState, describe_run, run_training, seeded, start_model
+from dcpt.training import Data, StepOutput, TrainingState, describe_run, make_batches, run_training, seeded, start_model
 
 
 def dcpt_pretrain_step(
@@ -93,7 +92,7 @@ def head_step(backbone: Backbone, head: nn.Module, lq: Tensor, label: Tensor, *,
 
 def pretrain(
     recipe: Recipe,
-    crops: PackedCrops,
+    data: Data,
     folder: str | Path,
     *,
     start: str | Path | None = None,
@@ -105,7 +104,7 @@ def pretrain(
 
     Args:
         recipe: Backbone, labels and the settings in `recipe.pretrain`.
-        crops: Clean photographs.
+        data: Clean photographs, degraded on the fly, or a folder per degradation.
         folder: Run folder; `recipe.json`, `metrics.jsonl`, `checkpoints/` and `model/` appear there.
         start: Model folder whose backbone to start from; None starts from random weights.
         device: Where to train; data is prepared there too.
@@ -131,7 +130,7 @@ def pretrain(
             labels=recipe.labels,
         ),
     )
-    origin = describe_run("pretrain", recipe, crops)
+    origin = describe_run("pretrain", recipe, data)
     frozen = stage.mode == "head"
     learning = {"head": head} if frozen else {"backbone": backbone, "head": head}
     backbone.to(device).requires_grad_(not frozen).train(not frozen)
@@ -147,6 +146,6 @@ def pretrain(
         trained = backbone if frozen else state.ema["backbone"]
         save_model(folder / "model", trained, state.ema["head"], details=origin | {"step": state.step})
 
-    batches = SyntheticBatches(crops if stage.workers else crops.to(device), recipe, stage)
+    batches = make_batches(data, recipe, stage, device, paired=False)
     run_training(state, stage, batches, compute, folder, origin=origin, publish=publish)
     return folder / "model"

@@ -21,7 +21,8 @@ from tqdm import tqdm
 from dcpt.backbones import Backbone, create_backbone
 from dcpt.checkpoint import load_model
 from dcpt.data.crops import PackedCrops
-from dcpt.data.synthetic import Batch
+from dcpt.data.folders import FolderBatches, LabelledFolders
+from dcpt.data.synthetic import Batch, SyntheticBatches
 from dcpt.errors import CheckpointMismatch, DcptError, RunStopped
 from dcpt.files import write_json
 from dcpt.heads import DegradationClassifier
@@ -161,9 +162,30 @@ def learning_rate(step: int, peak: float, stage: Stage) -> float:
     return low + (peak - low) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
 
 
-def describe_run(stage: str, recipe: Recipe, crops: PackedCrops) -> dict[str, Any]:
+Data = PackedCrops | LabelledFolders
+
+
+def describe_run(stage: str, recipe: Recipe, data: Data) -> dict[str, Any]:
     """Return what determines a run, as plain data: it is kept beside everything the run writes."""
-    return {"stage": stage, "recipe": recipe.as_dict(), "data_manifest": crops.manifest_hash}
+    return {"stage": stage, "recipe": recipe.as_dict(), "data_manifest": data.manifest_hash}
+
+
+def make_batches(
+    data: Data, recipe: Recipe, stage: Stage, device: torch.device, *, paired: bool
+) -> Callable[[int], Batch]:
+    """Return the data stream of a stage.
+
+    Args:
+        data: Clean photographs, degraded on the fly on the device unless there are workers, or a
+            folder per degradation.
+        recipe: Gives labels and seed.
+        stage: Gives sizes and shares.
+        device: Where the network is.
+        paired: Whether every degraded picture needs its clean counterpart.
+    """
+    if isinstance(data, LabelledFolders):
+        return FolderBatches(data, recipe, stage, paired=paired)
+    return SyntheticBatches(data if stage.workers else data.to(device), recipe, stage)
 
 
 def start_model(recipe: Recipe, start: str | Path | None) -> tuple[Backbone, DegradationClassifier | None]:

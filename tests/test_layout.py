@@ -27,6 +27,7 @@ LAYERS = [
     {"checkpoint", "dialects"},
     {"conversion", "data.crops", "model_card", "run_folder"},
     {"data.synthetic", "data"},
+    {"data.folders"},
     {"training", "hub"},
     {"restoration", "pretraining", "finetuning", "evaluation", "listing", "publishing"},
     {"cli"},

@@ -1,0 +1,140 @@
+"""A folder per degradation: found, checked and trained on."""
+
+import json
+import warnings
+
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import as_uint8, make_picture
+from PIL import Image
+
+import dcpt
+from dcpt.cli import main
+from dcpt.data.folders import FolderBatches, check_folders, has_labels, read_folders
+from dcpt.errors import InvalidData, UnknownName
+from dcpt.finetuning import finetune
+from dcpt.pretraining import pretrain
+from dcpt.recipe import Recipe, Stage, override_stage
+
+STAGE = Stage(steps=4, batch_size=6, patch_size=32, lr=1e-3, head_lr=1e-3)
+RECIPE = Recipe("test", "nafnet_test", ("dust", "rain", "clean"), pretrain=STAGE, finetune=STAGE)
+
+
+def save(picture, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(as_uint8(picture)).save(path)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Pairs with names as the public sets have them, pictures without clean ones, clean ones."""
+    root = tmp_path / "data"
+    for seed in range(5):
+        picture = make_picture(64, 80, seed)
+        save(picture, root / f"dust/gt/000{seed}.png")
+        save(picture * 0.5, root / f"dust/lq/000{seed}_0.8_0.2.png")
+        save(1 - picture, root / f"rain/{seed}.png")
+        save(picture, root / f"clean/{seed}.png")
+    return root
+
+
+def test_pictures_are_paired_by_name(folders):
+    data = read_folders(folders)
+    assert data.labels == ("dust", "rain", "clean") and has_labels(folders) and not has_labels(folders / "rain")
+    assert all(pair.gt.stem == pair.lq.stem.partition("_")[0] for pair in data.pairs["dust"])
+    assert all(pair.gt is None for pair in data.pairs["rain"])
+    assert all(pair.gt == pair.lq for pair in data.pairs["clean"])
+    manifest = data.manifest_hash
+    moved = folders.rename(folders.with_name("moved"))
+    assert read_folders(moved).manifest_hash == manifest
+    (moved / "rain/0.png").unlink()
+    assert read_folders(moved).manifest_hash != manifest
+
+
+def test_batches_show_pairs_in_register_and_depend_on_the_step_alone(folders):
+    batches = FolderBatches(read_folders(folders), RECIPE, STAGE, paired=True)
+    seen = set()
+    for step in range(8):
+        batch = batches(step)
+        assert batch.lq.shape == batch.gt.shape == (6, 3, 32, 32)
+        for lq, gt, label in zip(batch.lq, batch.gt, batch.label.tolist()):
+            seen.add(RECIPE.labels[label])
+            assert torch.allclose(lq, gt * (0.5 if label == 0 else 1), atol=1 / 255)
+    assert seen == {"dust", "clean"}
+    again = FolderBatches(read_folders(folders), RECIPE, STAGE, paired=True)(7)
+    assert torch.equal(again.lq, batch.lq) and torch.equal(again.label, batch.label)
+
+
+def test_pictures_without_a_clean_one_are_enough_to_learn_their_class(folders):
+    batches = FolderBatches(read_folders(folders), RECIPE, STAGE, paired=False)
+    labels = torch.cat([batches(step).label for step in range(8)])
+    assert set(labels.tolist()) == {0, 1, 2}
+
+
+def test_training_on_folders_from_the_command_line(folders, tmp_path):
+    (tmp_path / "recipe.yaml").write_text("{name: test, backbone: nafnet_test, labels: [noise, haze]}")
+    options = ["--recipe", tmp_path / "recipe.yaml", "--device", "cpu"]
+    options += ["--set=steps=4", "--set=batch_size=4", "--set=patch_size=32"]
+
+    def run(*arguments):
+        return CliRunner().invoke(main, [str(argument) for argument in (*arguments, *options)])
+
+    done = run("pretrain", folders, "-o", tmp_path / "pretrain")
+    assert done.exit_code == 0, done.output
+    _, head = dcpt.from_pretrained(tmp_path / "pretrain/model", with_head=True)
+    assert head.labels == ("dust", "rain", "clean")
+    done = run("finetune", folders, "-o", tmp_path / "finetune", "--from", tmp_path / "pretrain/model")
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "finetune/metrics.jsonl").read_text())["step"] == 4
+
+
+def test_check_counts_and_names_what_cannot_serve(folders):
+    done = CliRunner().invoke(main, ["data", "check", str(folders)])
+    assert done.exit_code == 0 and "dust                       5 pictures,       5 with a clean one" in done.output
+    (folders / "rain/0.png").write_text("no picture")
+    save(make_picture(40, 40), folders / "dust/gt/0001.png")
+    save(make_picture(40, 40), folders / "dust/lq/lonely.png")
+    problems = check_folders(read_folders(folders))
+    assert {path.name for path in problems} == {"0.png", "0001_0.8_0.2.png", "lonely.png"}
+    done = CliRunner().invoke(main, ["data", "check", str(folders)])
+    assert done.exit_code == 1 and "3 pictures cannot serve" in done.output
+    assert "of one size, got 80x64 and 40x40" in done.output and "lonely.png: has no counterpart" in done.output
+
+
+@pytest.mark.parametrize("train", [pretrain, finetune])
+def test_unreadable_pictures_are_named_once_and_left_out(train, folders, tmp_path):
+    for seed in range(5, 10):
+        save(make_picture(64, 80, seed), folders / f"clean/{seed}.png")
+    long = override_stage(RECIPE, train.__name__, {"steps": 16})
+    broken = [folders / "clean/3.png", folders / "dust/gt/0002.png"]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:60])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train(long, read_folders(folders), tmp_path / "run")
+    messages = [str(warning.message) for warning in caught if "skipped" in str(warning.message)]
+    assert len(messages) == len(set(messages)) == 2
+    assert all(any(path.name in message for message in messages) for path in broken)
+
+
+def test_too_many_unreadable_pictures_stop_the_run(folders, tmp_path):
+    for path in (folders / "dust/lq").iterdir():
+        path.write_bytes(b"")
+    with pytest.warns(UserWarning, match="skipped"), pytest.raises(InvalidData, match="of 10 pictures cannot be used"):
+        finetune(RECIPE, read_folders(folders), tmp_path / "run")
+
+
+def test_folders_that_make_no_sense_are_named(folders, tmp_path):
+    data = read_folders(folders)
+    with pytest.raises(UnknownName, match="'rain'"):
+        FolderBatches(data, Recipe("test", "nafnet_test", ("dust", "train", "clean")), STAGE, paired=True)
+    with pytest.raises(InvalidData, match="found none at"):
+        read_folders(tmp_path / "nowhere")
+    (folders / "empty").mkdir()
+    with pytest.raises(InvalidData, match="expected pictures in .*empty"):
+        read_folders(folders)
+    (tmp_path / "only/rain").mkdir(parents=True)
+    save(make_picture(64, 64), tmp_path / "only/rain/0.png")
+    with pytest.raises(InvalidData, match="expected clean pictures in some gt/"):
+        FolderBatches(read_folders(tmp_path / "only"), RECIPE, STAGE, paired=False)
