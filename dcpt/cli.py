@@ -262,6 +262,7 @@ def training_options(command: Any) -> Any:
         click.argument("data", nargs=-1, required=True, type=PATH),
         click.option("-o", "--output", required=True, type=PATH, help="Run folder; an unfinished run resumes."),
         click.option("--recipe", default="small-10d", show_default=True, help="Name or file of a recipe."),
+        click.option("--backbone", help="Another backbone than the recipe's."),
         click.option("--from", "start", type=PATH, help="Model folder with the backbone to start from."),
         click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the recipe."),
         DEVICE,
@@ -295,6 +296,7 @@ def run_stage(
     data: tuple[Path, ...],
     output: Path,
     recipe: str,
+    backbone: str | None,
     start: Path | None,
     settings: tuple[str, ...],
     device: str | None,
@@ -306,7 +308,7 @@ def run_stage(
     from dcpt.device import pick_device
     from dcpt.recipe import load_recipe, override_stage
 
-    chosen, loaded = load_recipe(recipe), load_data(data)
+    chosen, loaded = load_recipe(recipe, backbone=backbone), load_data(data)
     if isinstance(loaded, LabelledFolders):  # the folders' names are the labels
         chosen = replace(chosen, labels=loaded.labels)
     chosen = override_stage(chosen, stage, parse_settings(settings))

@@ -161,8 +161,12 @@ def list_recipes() -> list[str]:
     return sorted(Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".yaml"))
 
 
-def load_recipe(name: str | Path) -> Recipe:
+def load_recipe(name: str | Path, *, backbone: str | None = None) -> Recipe:
     """Read a shipped recipe by name, or any recipe file (.yaml, .json) by path.
+
+    Args:
+        name: Name or path.
+        backbone: Another backbone than the recipe's own; what its section `variants` says of it counts.
 
     Raises:
         UnknownName: If there is no such recipe, or it has a key that does not exist.
@@ -183,7 +187,25 @@ def load_recipe(name: str | Path) -> Recipe:
         raise InvalidSetting(f"cannot read the recipe {name}: {error}") from None
     if isinstance(data, dict) and isinstance(data.get("recipe"), dict):
         data = data["recipe"]  # the recipe.json of a run folder
-    return build_recipe(data)
+    return build_recipe(choose_variant(data, backbone) if isinstance(data, dict) else data)
+
+
+def choose_variant(data: Mapping[str, Any], backbone: str | None) -> dict[str, Any]:
+    """Return a recipe's plain data as its section `variants` has them for a backbone, by default its own.
+
+    Raises:
+        InvalidSetting: If the section is malformed.
+    """
+    chosen = backbone or data.get("backbone")
+    try:
+        changes = dict((data.get("variants") or {}).get(chosen) or {})
+        values = {key: value for key, value in data.items() if key != "variants"}
+        values |= {stage: {**(values.get(stage) or {}), **settings} for stage, settings in changes.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise InvalidSetting(
+            f"expected variants to be settings by backbone and stage, got {data['variants']!r}"
+        ) from None
+    return values | ({"backbone": backbone} if backbone else {})
 
 
 def build_recipe(data: Mapping[str, Any]) -> Recipe:

@@ -291,6 +291,16 @@ def test_shipped_recipes_load_and_survive_the_trip_through_plain_data(name):
     assert build_recipe(json.loads(json.dumps(recipe.as_dict()))) == recipe
 
 
+def test_a_recipe_knows_what_other_backbones_have_otherwise(tmp_path):
+    recipe, other = load_recipe("5d"), load_recipe("5d", backbone="swinir")
+    assert (recipe.backbone, recipe.pretrain.batch_size, recipe.finetune.lr) == ("nafnet", 32, 3e-4)
+    assert (other.backbone, other.pretrain.batch_size, other.finetune.lr) == ("swinir", 16, 1.5e-4)
+    assert load_recipe("5d", backbone="nafnet_small") == replace(recipe, backbone="nafnet_small")
+    (tmp_path / "recipe.yaml").write_text("{name: x, backbone: y, labels: [a, b], variants: {y: [1]}}")
+    with pytest.raises(InvalidSetting, match="variants to be settings by backbone"):
+        load_recipe(tmp_path / "recipe.yaml")
+
+
 def test_mistakes_in_recipes_are_named(tmp_path):
     with pytest.raises(UnknownName, match="did you mean 'small-10d'"):
         load_recipe("small-10")
