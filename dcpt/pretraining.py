@@ -6,9 +6,13 @@ ICLR 2025 (arXiv 2501.15510).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcpt.backbones import Backbone
@@ -90,6 +94,68 @@ def head_step(backbone: Backbone, head: nn.Module, lq: Tensor, label: Tensor, *,
     return StepOutput(loss, class_loss=loss, accuracy=(logits.detach().argmax(1) == label).float().mean())
 
 
+def masked_step(
+    backbone: Backbone, head: nn.Module, lq: Tensor, gt: Tensor, label: Tensor, visible: Tensor, *, gamma: float = 2.0
+) -> StepOutput:
+    """Compute the two losses of MaskDCPT: restore the whole picture, and name its degradation, from half of it.
+
+    The hidden half is blacked out of the input and of the output of every block, so that no block
+    looks there; pictures and features come from one pass.
+
+    Args:
+        backbone: The network to pre-train; takes `hook="both"`.
+        head: Classifier of its features, returns (B, num_classes).
+        lq: Degraded pictures, (B, 3, H, W), RGB in [0, 1].
+        gt: The clean pictures, same shape and range.
+        label: Degradation of each picture, (B,), int64.
+        visible: 1 where the network may look and 0 elsewhere, (B, 1, H, W), from `draw_visible`.
+        gamma: Exponent of the focal loss.
+
+    Source: Hu et al., MaskDCPT, arXiv 2510.13282. Unlike there, NAFNet's pooling counts hidden positions, as zeros.
+    """
+    with masked_blocks(backbone, visible):
+        restored, features = backbone(lq * visible, hook="both")
+    logits = head(features)
+    pixel_loss, class_loss = l1_loss(restored, gt), focal_loss(logits, label, gamma=gamma)
+    accuracy = (logits.detach().argmax(1) == label).float().mean()
+    return StepOutput(pixel_loss + class_loss, pixel_loss, class_loss, accuracy)
+
+
+def draw_visible(pictures: Tensor, generator: torch.Generator, *, patch_size: int = 16, share: float = 0.5) -> Tensor:
+    """Draw which square patches of each picture stay visible.
+
+    Args:
+        pictures: (B, C, H, W).
+        generator: Source of randomness, on the pictures' device.
+        patch_size: Side of a patch in pixels.
+        share: Share of the patches that stays visible, in (0, 1).
+
+    Returns:
+        1 where visible and 0 elsewhere, (B, 1, H, W).
+    """
+    batch, _, height, width = pictures.shape
+    rows, columns = -(-height // patch_size), -(-width // patch_size)
+    order = torch.rand(batch, rows * columns, generator=generator, device=pictures.device).argsort(1).argsort(1)
+    chosen = (order < round(share * rows * columns)).view(batch, 1, rows, columns).to(pictures.dtype)
+    return chosen.repeat_interleave(patch_size, 2).repeat_interleave(patch_size, 3)[..., :height, :width]
+
+
+@contextmanager
+def masked_blocks(backbone: Backbone, visible: Tensor) -> Iterator[None]:
+    """Black out the hidden positions in the output of every block of a backbone, as long as the block lasts."""
+
+    def hide(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+        return output * F.interpolate(visible, size=output.shape[-2:], mode="nearest")
+
+    blocks = [module for module in backbone.modules() if isinstance(module, backbone.block_types)]
+    handles = [block.register_forward_hook(hide) for block in blocks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def pretrain(
     recipe: Recipe,
     data: Data,
@@ -139,6 +205,11 @@ def pretrain(
     def compute(batch: Batch) -> StepOutput:
         if frozen:
             return head_step(backbone, head, batch.lq, batch.label)
+        if stage.mode == "masked":
+            # Of another seed than the batch of the step.
+            generator = torch.Generator(device).manual_seed((recipe.seed * 0x9E3779B1 + state.step) % 2**62 ^ 0x3A5C)
+            visible = draw_visible(batch.lq, generator)
+            return masked_step(backbone, head, batch.lq, batch.gt, batch.label, visible)
         clean_input = stage.mode == "standard"
         return dcpt_pretrain_step(backbone, head, batch.lq, batch.gt, batch.label, clean_input=clean_input)
 

@@ -22,6 +22,7 @@ RECIPE_FILE = "recipe.json"  # what a training did, beside the weights it made
 CLEAN = "clean"  # the class of pictures that need nothing
 
 
+MODES = {"pretrain": ("standard", "direct", "masked", "head"), "finetune": ("standard", "guided")}
 POSITIVE = ("steps", "batch_size", "patch_size", "checkpoint_every", "log_every")
 
 
@@ -31,7 +32,7 @@ class Stage:
 
     Attributes:
         mode: "standard", the stage's own step; in pre-training also "direct" (the generation pass sees
-            the degraded picture) and "head" (the backbone is frozen, only the head learns); in
+            the degraded picture), "masked" (MaskDCPT) and "head" (the backbone is frozen, only the head learns); in
             fine-tuning also "guided" (DC-guided transfer: a frozen pre-trained head watches).
         steps: Optimizer steps.
         batch_size: Pictures per step.
@@ -128,7 +129,10 @@ class Recipe:
             raise InvalidSetting(f"expected two or more different labels, got {list(self.labels)}")
         if CLEAN not in self.labels and (self.pretrain.clean_share or self.finetune.clean_share):
             raise InvalidSetting(f"expected {CLEAN!r} among the labels, for there is a clean_share")
-        for stage, modes in (("pretrain", ("standard", "direct", "head")), ("finetune", ("standard", "guided"))):
+        for stage, modes in (
+            ("pretrain", ("standard", "direct", "masked", "head")),
+            ("finetune", ("standard", "guided")),
+        ):
             if (mode := getattr(self, stage).mode) not in modes:
                 raise InvalidSetting(f"expected the mode of {stage} to be one of {modes}, got {mode!r}")
         if self.mixes_classes:

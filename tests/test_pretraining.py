@@ -10,7 +10,7 @@ from dcpt.errors import InvalidImage, InvalidSetting
 from dcpt.finetuning import guided_step
 from dcpt.heads import DegradationClassifier
 from dcpt.losses import cross_entropy_loss, focal_loss, l1_loss
-from dcpt.pretraining import dcpt_pretrain_step, head_step
+from dcpt.pretraining import dcpt_pretrain_step, draw_visible, head_step, masked_blocks, masked_step
 
 
 @pytest.fixture
@@ -86,6 +86,29 @@ def test_the_guided_step_equals_its_plain_slow_statement(name):
     for got, parameter in zip(gradients, backbone.parameters(), strict=True):
         assert torch.allclose(got, parameter.grad, rtol=1e-3, atol=1e-5)
     assert all(p.grad is None for p in head.parameters())
+
+
+@pytest.mark.parametrize("name", [name for name in list_backbones() if name.endswith("_test")])
+def test_masked_pretraining_looks_at_the_visible_half_only(name):
+    torch.manual_seed(0)
+    backbone = create_backbone(name)
+    for parameter in backbone.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    head = DegradationClassifier(backbone.feature_channels, 4)
+    lq, gt, label = batch()
+    visible = draw_visible(lq, torch.Generator().manual_seed(0))
+    assert visible.shape == (4, 1, 32, 32) and (visible.flatten(1).mean(1) == 0.5).all()
+    output = masked_step(backbone, head, lq, gt, label, visible)
+    changed = lq + (1 - visible) * torch.rand(lq.shape, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(masked_step(backbone, head, changed, gt, label, visible).loss, output.loss)
+    output.loss.backward()
+    assert torch.allclose(output.loss, output.pixel_loss + output.class_loss)
+    with masked_blocks(backbone, visible):
+        hidden = backbone(lq * visible, hook=True)[0]
+    if name.startswith(("nafnet", "restormer", "swinir")):  # whose features are outputs of blocks
+        mask = torch.nn.functional.interpolate(visible, size=hidden.shape[-2:])
+        assert not (hidden * (1 - mask)).any()
+    assert not torch.equal(backbone(lq * visible, hook=True)[0], hidden)
 
 
 def test_the_step_refuses_batches_that_do_not_fit(pair):

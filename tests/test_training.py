@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dcpt.backbones import list_backbones
 from dcpt.data.crops import pack_crops
 from dcpt.data.synthetic import Batch, SyntheticBatches
 from dcpt.errors import CheckpointMismatch, DcptError, InvalidSetting, RunStopped, UnknownName
@@ -251,7 +252,7 @@ def moved(before, after):
 def test_the_modes_of_pretraining_train_what_they_say(crops, tmp_path):
     start = pretrain(RECIPE, crops, tmp_path / "start")
     backbone, _ = weights_of(start)
-    for mode in ("standard", "direct", "head"):
+    for mode in ("standard", "direct", "masked", "head"):
         recipe = override_stage(RECIPE, "pretrain", {"mode": mode})
         trained, head = weights_of(pretrain(recipe, crops, tmp_path / mode, start=start))
         assert moved(backbone, trained) == (mode != "head")
@@ -259,6 +260,21 @@ def test_the_modes_of_pretraining_train_what_they_say(crops, tmp_path):
     logs = {mode: (tmp_path / mode / "metrics.jsonl").read_text() for mode in ("standard", "direct", "head")}
     assert "pixel_loss" in logs["direct"] and "pixel_loss" not in logs["head"]
     assert logs["direct"] != logs["standard"]
+
+
+@pytest.mark.parametrize("name", [name for name in list_backbones() if name.endswith("_test")])
+def test_every_backbone_goes_through_twenty_steps_of_every_mode(name, crops, tmp_path):
+    stage = replace(STAGE, steps=20)
+    recipe = replace(RECIPE, backbone=name, pretrain=stage, finetune=stage)
+    pair = pretrain(recipe, crops, tmp_path / "standard")
+    for mode in ("direct", "masked", "head"):
+        pretrain(override_stage(recipe, "pretrain", {"mode": mode}), crops, tmp_path / mode, start=pair)
+    for mode in ("standard", "guided"):
+        folder = tmp_path / f"finetune-{mode}"
+        finetune(override_stage(recipe, "finetune", {"mode": mode}), crops, folder, start=pair)
+    for log in tmp_path.glob("*/metrics.jsonl"):
+        row = json.loads(log.read_text())
+        assert row["step"] == 20 and row["loss"] < 5 and "skipped" not in row
 
 
 def test_a_guided_transfer_needs_a_head_that_knows_the_classes(crops, tmp_path):

@@ -21,14 +21,14 @@ Output = Tensor | list[Tensor] | tuple[Tensor, list[Tensor]]
 class Backbone(nn.Module):
     """A restoration network that can also hand out its decoder features.
 
-    A subclass sets the first three attributes below, the fourth if it has such options, and
-    implements `forward`. Its stem and its output convolution may be anything; DCPT only needs
-    the features.
+    A subclass sets the first three attributes below, the next two if it has such, and implements
+    `forward`. Its stem and its output convolution may be anything; DCPT only needs the features.
 
     Attributes:
         feature_channels: Channels of each feature map, finest first.
         feature_strides: Input pixels per feature pixel, finest first.
         size_multiple: Height and width of the input must be multiples of this.
+        block_types: Classes of the blocks that give (B, C, H, W), for masked pre-training.
         silent_options: Constructor options that change the result but leave no trace in the weights.
         variant: Name under which `create_backbone` made it, or None for an unregistered one.
         overrides: The options given to `create_backbone` on top of the variant's own.
@@ -37,6 +37,7 @@ class Backbone(nn.Module):
     feature_channels: tuple[int, ...]
     feature_strides: tuple[int, ...]
     size_multiple: int
+    block_types: tuple[type[nn.Module], ...] = ()
     silent_options: dict[str, Any] = {}
     variant: str | None = None
     overrides: dict[str, Any] = {}

@@ -105,6 +105,8 @@ class NAFNet(Backbone):
         norm_eps: Epsilon of the layer norms (1e-6; MaskDCPT 1e-5).
     """
 
+    block_types = (NAFBlock,)
+
     def __init__(
         self,
         *,

@@ -177,6 +177,7 @@ class SwinIR(Backbone):
         norm_eps: Epsilon of the layer norms.
     """
 
+    block_types = (SwinStage,)
     mean: Tensor
 
     def __init__(

@@ -25,6 +25,7 @@ class TransformerUNet(Backbone):
     """
 
     size_multiple = 8
+    block_types = (TransformerBlock,)
 
     def __init__(
         self, dim: int, num_blocks: tuple[int, ...], num_heads: tuple[int, ...], *, bias: bool, **settings: Any
