@@ -145,7 +145,7 @@ _add(
         data=_TIER_1A,
         sha256={
             "config.json": "d5fdf37794284af9b27f85f6a1baeabd38e231cea459b8cd5d88ff75e2ff4857",
-            "model.safetensors": "bbfb4d7c707e5a295f48e84eb47e7b0ebad9c7e9bf719f1df578c55d476efac6",
+            "model.safetensors": "d74831788ab8deb2849eb360b1184c803598692484a16ce7c886cf263650a072",
         },
         verified=True,
     ),
