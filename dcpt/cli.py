@@ -192,7 +192,11 @@ def inspect(model: str, options: tuple[str, ...], as_json: bool) -> None:
     """Tell what the weights MODEL are: a checkpoint file, a model folder or a name."""
     from dcpt.hub import inspect_model
 
-    facts = inspect_model(model, **parse_options(options))
+    print_facts(inspect_model(model, **parse_options(options)), as_json)
+
+
+def print_facts(facts: dict[str, Any], as_json: bool) -> None:
+    """Print plain data as JSON, or line by line."""
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
@@ -215,6 +219,24 @@ def export(model: str, options: tuple[str, ...], output: Path, dialect: str) -> 
     from dcpt.hub import from_pretrained
 
     export_checkpoint(from_pretrained(model, **parse_options(options)), output, dialect=dialect)
+
+
+@main.group()
+def runs() -> None:
+    """Look at training runs."""
+
+
+@runs.command()
+@click.argument("folder", type=PATH)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of lines.")
+@click.option("--plot", type=PATH, help="Picture of the curves to write, such as curves.png.")
+def show(folder: Path, as_json: bool, plot: Path | None) -> None:
+    """Tell how far the run in FOLDER has come."""
+    from dcpt.runs import plot_curves, summarise_run
+
+    print_facts(summarise_run(folder), as_json)
+    if plot:
+        plot_curves(folder, plot)
 
 
 @main.group()
@@ -302,16 +324,14 @@ def run_stage(
     device: str | None,
 ) -> None:
     """Run a training stage with the settings of the command line and print the model folder."""
-    from dataclasses import replace
-
     from dcpt.data.folders import LabelledFolders, load_data
     from dcpt.device import pick_device
-    from dcpt.recipe import load_recipe, override_stage
+    from dcpt.recipe import load_recipe, override_stage, relabel
 
-    chosen, loaded = load_recipe(recipe, backbone=backbone), load_data(data)
+    chosen = override_stage(load_recipe(recipe, backbone=backbone), stage, parse_settings(settings))
+    loaded = load_data(data)
     if isinstance(loaded, LabelledFolders):  # the folders' names are the labels
-        chosen = replace(chosen, labels=loaded.labels)
-    chosen = override_stage(chosen, stage, parse_settings(settings))
+        chosen = relabel(chosen, loaded.labels)
     click.echo(train(chosen, loaded, output, start=start, device=pick_device(device)))
 
 

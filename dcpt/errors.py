@@ -50,3 +50,7 @@ class NotOnHub(HubError):
 
 class RunStopped(DcptError):
     """A training that was asked to stop, and can be resumed."""
+
+
+class MissingExtra(DcptError, ImportError):
+    """A package that only some uses need is not installed."""

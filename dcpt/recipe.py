@@ -239,6 +239,16 @@ def override_stage(recipe: Recipe, stage: str, settings: Mapping[str, Any]) -> R
     return replace(recipe, **{stage: _build(Stage, values, f"key of {stage}:")})
 
 
+def relabel(recipe: Recipe, labels: tuple[str, ...]) -> Recipe:
+    """Return the recipe for the classes of given pictures, without what it says of synthesised ones."""
+    stages = {}
+    for name in MODES:
+        stage = getattr(recipe, name)
+        weights = {label: weight for label, weight in stage.sampling_weights.items() if label in labels}
+        stages[name] = replace(stage, clean_share=0.0, mixed_share=0.0, sampling_weights=weights)
+    return replace(recipe, labels=labels, **stages)
+
+
 def _build(kind: type, values: Any, what: str) -> Any:
     if not isinstance(values, Mapping):
         raise InvalidSetting(f"expected keys and values in place of {values!r} ({what} is missing)")

@@ -15,7 +15,7 @@ from dcpt.data.folders import FolderBatches, check_folders, has_labels, read_fol
 from dcpt.errors import InvalidData, UnknownName
 from dcpt.finetuning import finetune
 from dcpt.pretraining import pretrain
-from dcpt.recipe import Recipe, Stage, override_stage
+from dcpt.recipe import Recipe, Stage, list_recipes, load_recipe, override_stage, relabel
 
 STAGE = Stage(steps=4, batch_size=6, patch_size=32, lr=1e-3, head_lr=1e-3)
 RECIPE = Recipe("test", "nafnet_test", ("dust", "rain", "clean"), pretrain=STAGE, finetune=STAGE)
@@ -87,6 +87,12 @@ def test_training_on_folders_from_the_command_line(folders, tmp_path):
     done = run("finetune", folders, "-o", tmp_path / "finetune", "--from", tmp_path / "pretrain/model")
     assert done.exit_code == 0, done.output
     assert json.loads((tmp_path / "finetune/metrics.jsonl").read_text())["step"] == 4
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_shipped_recipe_can_be_used_for_other_classes(name):
+    recipe = relabel(load_recipe(name), ("dust", "haze", "clean"))
+    assert recipe.labels == ("dust", "haze", "clean") and set(recipe.finetune.sampling_weights) <= {"haze"}
 
 
 def test_check_counts_and_names_what_cannot_serve(folders):

@@ -29,7 +29,7 @@ LAYERS = [
     {"data.synthetic", "data"},
     {"data.folders"},
     {"training", "hub"},
-    {"restoration", "pretraining", "finetuning", "evaluation", "listing", "publishing"},
+    {"restoration", "pretraining", "finetuning", "evaluation", "listing", "publishing", "runs"},
     {"cli"},
     {"__init__", "__main__"},
 ]  # fmt: skip
