@@ -285,7 +285,7 @@ def training_options(command: Any) -> Any:
         click.option("-o", "--output", required=True, type=PATH, help="Run folder; an unfinished run resumes."),
         click.option("--recipe", default="small-10d", show_default=True, help="Name or file of a recipe."),
         click.option("--backbone", help="Another backbone than the recipe's."),
-        click.option("--from", "start", type=PATH, help="Model folder with the backbone to start from."),
+        click.option("--from", "start", help="Trained weights to start from: a name, folder or Hub repository."),
         click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the recipe."),
         DEVICE,
     ):
@@ -319,7 +319,7 @@ def run_stage(
     output: Path,
     recipe: str,
     backbone: str | None,
-    start: Path | None,
+    start: str | None,
     settings: tuple[str, ...],
     device: str | None,
 ) -> None:

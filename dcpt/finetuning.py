@@ -72,8 +72,8 @@ def finetune(
         recipe: Backbone, labels and the settings in `recipe.finetune`.
         data: Clean photographs, degraded on the fly, or a folder per degradation.
         folder: Run folder; `recipe.json`, `metrics.jsonl`, `checkpoints/` and `model/` appear there.
-        start: Model folder to start from, usually that of pre-training; None starts from
-            random weights. DC-guided transfer needs the pair of backbone and head.
+        start: Name or folder of weights to start from, usually those of pre-training; None starts
+            from random ones. DC-guided transfer needs the pair of backbone and head.
         device: Where to train; data is prepared there too.
 
     Returns:

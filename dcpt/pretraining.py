@@ -172,7 +172,7 @@ def pretrain(
         recipe: Backbone, labels and the settings in `recipe.pretrain`.
         data: Clean photographs, degraded on the fly, or a folder per degradation.
         folder: Run folder; `recipe.json`, `metrics.jsonl`, `checkpoints/` and `model/` appear there.
-        start: Model folder whose backbone to start from; None starts from random weights.
+        start: Name or folder of weights whose backbone to start from; None starts from random ones.
         device: Where to train; data is prepared there too.
 
     Returns:

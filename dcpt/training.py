@@ -26,6 +26,7 @@ from dcpt.data.synthetic import Batch, SyntheticBatches
 from dcpt.errors import CheckpointMismatch, DcptError, RunStopped
 from dcpt.files import write_json
 from dcpt.heads import DegradationClassifier
+from dcpt.hub import locate
 from dcpt.recipe import RECIPE_FILE, Recipe, Stage
 from dcpt.run_folder import RunFolder
 
@@ -189,14 +190,19 @@ def make_batches(
 
 
 def start_model(recipe: Recipe, start: str | Path | None) -> tuple[Backbone, DegradationClassifier | None]:
-    """Create the recipe's backbone, with the weights of the model folder `start` if there is one, and its head.
+    """Create the recipe's backbone, with trained weights if `start` names some, and their head.
+
+    Args:
+        recipe: Gives the backbone and the seed of its weights.
+        start: As the name for `from_pretrained`, of weights with a config.
 
     Raises:
         CheckpointMismatch: If `start` is damaged or of another backbone.
+        UnknownName, HubError: If there is no such thing, or it cannot be fetched.
     """
     backbone, head = seeded(recipe.seed, lambda: create_backbone(recipe.backbone)), None
     if start is not None:
-        trained, head, _ = load_model(Path(start))
+        trained, head, _ = load_model(locate(start))
         if (trained.variant, trained.overrides) != (recipe.backbone, {}):
             raise CheckpointMismatch(
                 f"expected a plain {recipe.backbone} to start from, got a {trained.variant} "

@@ -1,6 +1,6 @@
 """Show the ten degradations of one photograph at three severities, as one picture.
 
-    python examples/degradation_sheet.py PHOTO degradations.jpg
+python examples/degradation_sheet.py PHOTO degradations.jpg
 """
 
 import sys

@@ -1,6 +1,6 @@
 """The method in one file: twenty DCPT steps of a tiny NAFNet on a folder of photographs.
 
-    python examples/pretraining_step.py [FOLDER]
+python examples/pretraining_step.py [FOLDER]
 """
 
 import sys

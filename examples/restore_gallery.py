@@ -1,6 +1,6 @@
 """Restore the pictures in examples/images and put them side by side: before above, after below.
 
-    python examples/restore_gallery.py before_after.jpg
+python examples/restore_gallery.py before_after.jpg
 """
 
 import sys

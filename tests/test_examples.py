@@ -1,5 +1,6 @@
 """The examples run as they are printed."""
 
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -31,3 +32,11 @@ def test_a_backbone_of_ones_own_is_registered_pretrained_and_shown(run, tmp_path
 def test_the_pretraining_example_runs(run, capsys):
     run("pretraining_step.py")
     assert "step 19" in capsys.readouterr().out
+
+
+def test_fifty_pairs_teach_the_bundled_weights_a_new_damage(run, capsys):
+    run("few_shot.py")
+    before, after = map(
+        float, re.search(r"pictures: ([\d.]+) .* before, ([\d.]+) after", capsys.readouterr().out).groups()
+    )
+    assert after < 0.6 * before
