@@ -145,7 +145,7 @@ _add(
         data=_TIER_1A,
         sha256={
             "config.json": "d5fdf37794284af9b27f85f6a1baeabd38e231cea459b8cd5d88ff75e2ff4857",
-            "model.safetensors": "9220df4ccaf891e7a4bb01eb41945894925a06281035164d7009281249c08781",
+            "model.safetensors": "c73e104faf0cf7252bdd753c400e46625eefa9b9f9553b4e82fb678736a784a7",
         },
         verified=True,
     ),
