@@ -95,6 +95,7 @@ def test_fifty_kills_while_a_checkpoint_is_written_lose_nothing_that_was_whole(f
 def test_a_data_worker_that_dies_is_named_and_the_run_goes_on_when_repeated(packed, tmp_path, run):
     arguments = command(packed, "finetune", tmp_path / "run", workers=2)
     code, errors = run(arguments, kill_worker_step=25)
-    assert code == 1 and "a data worker died" in errors and "Traceback" not in errors
+    # The dying worker's own threads may say something, too; ours is one line and no traceback of this package.
+    assert code == 1 and errors.count("a data worker died") == 1 and "cli.py" not in errors
     assert final_state(tmp_path / "run")["step"] >= 10
     assert run(arguments)[0] == 0
