@@ -13,6 +13,7 @@ from dcpt.data.synthetic import Batch
 from dcpt.errors import CheckpointMismatch
 from dcpt.heads import DegradationClassifier
 from dcpt.losses import cross_entropy_loss, l1_loss
+from dcpt.metrics import accuracy
 from dcpt.recipe import Recipe
 from dcpt.training import Data, StepOutput, TrainingState, describe_run, make_batches, run_training, start_model
 
@@ -52,8 +53,7 @@ def guided_step(backbone: Backbone, head: nn.Module, lq: Tensor, gt: Tensor, lab
     restored, features = backbone(lq, hook="both")
     logits = head(features)
     pixel_loss, class_loss = l1_loss(restored, gt), cross_entropy_loss(logits, label)
-    accuracy = (logits.detach().argmax(1) == label).float().mean()
-    return StepOutput(pixel_loss + class_loss, pixel_loss, class_loss, accuracy)
+    return StepOutput(pixel_loss + class_loss, pixel_loss, class_loss, accuracy(logits, label))
 
 
 def finetune(

@@ -61,3 +61,13 @@ def _check_pair(restored: Tensor, gt: Tensor) -> None:
         raise InvalidImage(
             f"expected two batches (B, C, H, W) of one shape, got {tuple(restored.shape)} and {tuple(gt.shape)}"
         )
+
+
+def accuracy(logits: Tensor, label: Tensor) -> Tensor:
+    """Return the share of right answers in [0, 1], a scalar without a graph.
+
+    Args:
+        logits: Scores, (B, num_classes).
+        label: Class index per sample, (B,), int64.
+    """
+    return (logits.detach().argmax(1) == label).float().mean()

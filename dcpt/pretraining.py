@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from dcpt.backbones import Backbone
 from dcpt.checkpoint import save_model
-from dcpt.data.synthetic import Batch
+from dcpt.data.synthetic import Batch, step_seed
 from dcpt.errors import InvalidImage, InvalidSetting
 from dcpt.heads import DegradationClassifier
 from dcpt.losses import focal_loss, l1_loss
+from dcpt.metrics import accuracy
 from dcpt.recipe import Recipe
 from dcpt.training import Data, StepOutput, TrainingState, describe_run, make_batches, run_training, seeded, start_model
 
@@ -71,8 +72,8 @@ def dcpt_pretrain_step(
     pixel_loss = l1_loss(backbone(gt if clean_input else lq), gt)
     logits = head(backbone(lq, hook=True))
     class_loss = focal_loss(logits, label, gamma=gamma)
-    accuracy = (logits.detach().argmax(1) == label).float().mean()
-    return StepOutput(pixel_loss + class_weight * class_loss, pixel_loss, class_loss, accuracy)
+    loss = pixel_loss + class_weight * class_loss
+    return StepOutput(loss, pixel_loss, class_loss, accuracy(logits, label))
 
 
 def head_step(backbone: Backbone, head: nn.Module, lq: Tensor, label: Tensor, *, gamma: float = 2.0) -> StepOutput:
@@ -91,7 +92,7 @@ def head_step(backbone: Backbone, head: nn.Module, lq: Tensor, label: Tensor, *,
         features = backbone(lq, hook=True)
     logits = head(features)
     loss = focal_loss(logits, label, gamma=gamma)
-    return StepOutput(loss, class_loss=loss, accuracy=(logits.detach().argmax(1) == label).float().mean())
+    return StepOutput(loss, class_loss=loss, accuracy=accuracy(logits, label))
 
 
 def masked_step(
@@ -117,8 +118,7 @@ def masked_step(
         restored, features = backbone(lq * visible, hook="both")
     logits = head(features)
     pixel_loss, class_loss = l1_loss(restored, gt), focal_loss(logits, label, gamma=gamma)
-    accuracy = (logits.detach().argmax(1) == label).float().mean()
-    return StepOutput(pixel_loss + class_loss, pixel_loss, class_loss, accuracy)
+    return StepOutput(pixel_loss + class_loss, pixel_loss, class_loss, accuracy(logits, label))
 
 
 def draw_visible(pictures: Tensor, generator: torch.Generator, *, patch_size: int = 16, share: float = 0.5) -> Tensor:
@@ -207,7 +207,7 @@ def pretrain(
             return head_step(backbone, head, batch.lq, batch.label)
         if stage.mode == "masked":
             # Of another seed than the batch of the step.
-            generator = torch.Generator(device).manual_seed((recipe.seed * 0x9E3779B1 + state.step) % 2**62 ^ 0x3A5C)
+            generator = torch.Generator(device).manual_seed(step_seed(recipe.seed, state.step) ^ 0x3A5C)
             visible = draw_visible(batch.lq, generator)
             return masked_step(backbone, head, batch.lq, batch.gt, batch.label, visible)
         clean_input = stage.mode == "standard"

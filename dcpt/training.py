@@ -239,7 +239,7 @@ def run_training(
         stage: Length, rates, precision and how often to write.
         batches: Gives the batch of a step.
         compute_step: Gives the losses of a batch.
-        path: Run folder: gets `recipe.json`, `checkpoints/` and `metrics.jsonl` .
+        path: Run folder: gets `recipe.json`, `checkpoints/` and `metrics.jsonl`.
         origin: What the run is, from `describe_run`, to be written there.
         publish: Called after each checkpoint and at the end, to write the model as users load it.
 
@@ -267,7 +267,8 @@ def run_training(
                     bar.set_postfix(log.write(state.step))
                 if state.step % stage.checkpoint_every == 0 or last:
                     state.save(folder)
-                    publish()
+                    if state.step < stage.steps:
+                        publish()
                 if requests and state.step < stage.steps:
                     raise RunStopped(f"stopped by {requests[0]} at step {state.step}; repeat the command to go on")
         publish()  # here, so that a run cut off between its last checkpoint and this line gets it, too

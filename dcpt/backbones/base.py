@@ -48,8 +48,8 @@ class Backbone(nn.Module):
         Args:
             x: Pictures, (B, 3, H, W), RGB in [0, 1]; H and W multiples of `size_multiple`.
             hook: True returns the feature maps instead of the pictures and computes nothing
-                beyond; "both" returns pictures and feature maps of one pass, which only
-                DC-guided transfer asks for.
+                beyond; "both" returns pictures and feature maps of one pass, which
+                only DC-guided transfer and masked pre-training ask for.
 
         Returns:
             The restored pictures, same shape, not clamped; or with `hook=True` the list of

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dcpt.data.crops import PackedCrops, find_photographs, load_crops
-from dcpt.data.synthetic import Batch
+from dcpt.data.synthetic import Batch, step_seed
 from dcpt.errors import DcptError, InvalidData
 from dcpt.image import read_picture
 from dcpt.recipe import CLEAN, Recipe, Stage
@@ -194,7 +194,7 @@ class FolderBatches:
 
     def __call__(self, step: int) -> Batch:
         """Make the batch of a step."""
-        generator = torch.Generator().manual_seed((self.seed * 0x9E3779B1 + step) % 2**62)
+        generator = torch.Generator().manual_seed(step_seed(self.seed, step))
         kinds = torch.multinomial(self.weights, self.stage.batch_size, replacement=True, generator=generator)
         names = [self.names[kind] for kind in kinds.tolist()]
         samples = [self._draw(self.pairs[name], generator) for name in names]

@@ -44,6 +44,12 @@ class Batch:
             yield Batch(*(x[index : index + 1] for x in (self.lq, self.gt, self.label)))
 
 
+def step_seed(seed: int, step: int) -> int:
+    """Return the seed of one step of a run, from that of the run."""
+    # Multiplied by a large odd number, so that neighbouring runs and steps share no seed.
+    return (seed * 0x9E3779B1 + step) % 2**62
+
+
 class SyntheticBatches:
     """The endless data stream of a recipe stage; the batch of a step is a function of the step.
 
@@ -66,8 +72,7 @@ class SyntheticBatches:
 
     def __call__(self, step: int) -> Batch:
         """Make the batch of a step."""
-        # Multiplied by a large odd number, so that neighbouring runs and steps share no seed.
-        seed = (self.seed * 0x9E3779B1 + step) % 2**62
+        seed = step_seed(self.seed, step)
         generator = torch.Generator(self.device).manual_seed(seed)
         # On the CPU, for choices steer the program; of another seed (in its low 32 bits, the only
         # ones that count there), for equal bits drawn as crop and as label would tie photographs
