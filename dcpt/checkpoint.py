@@ -56,19 +56,16 @@ def save_model(
 
     Args:
         folder: Gets `config.json`, `model.safetensors` and with a head `head.safetensors`.
-        backbone: A network made by `create_backbone`.
+        backbone: The network; one that is not registered can only be read back into one like it.
         head: Its classifier.
         dtype: Storage type; float16 halves the size and rounds to three digits.
         details: Anything else worth keeping in the config, such as the recipe: plain data.
 
     Raises:
-        CheckpointMismatch: If the backbone has no registered name to load it by.
         InvalidSetting: If the details are no plain data, or would overwrite what the model is loaded by.
         OutputError: If the folder cannot be written to.
     """
-    if backbone.variant is None:
-        raise CheckpointMismatch("expected a backbone made by create_backbone; register yours with register_backbone")
-    config: dict[str, Any] = {"variant": backbone.variant, "overrides": backbone.overrides}
+    config: dict[str, Any] = {name: getattr(backbone, name, None) for name in ("variant", "overrides")}
     taken = {*config, "head"} & {*(details or {})}
     if taken:
         raise InvalidSetting(f"expected other details than {', '.join(sorted(taken))}, which the model is loaded by")
@@ -92,13 +89,14 @@ def _stored(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def load_model(
-    folder: Path, *, with_head: bool = True
+    folder: Path, *, with_head: bool = True, backbone: Backbone | None = None
 ) -> tuple[Backbone, DegradationClassifier | None, dict[str, Any]]:
     """Read what `save_model` wrote: backbone, head (or None) and config, in evaluation mode.
 
     Args:
         folder: The model folder.
         with_head: Whether to read the head, if there is one; its file need not be there otherwise.
+        backbone: Network to load the weights into, in place of one made as the config says.
 
     Raises:
         CheckpointMismatch: If files are missing, damaged or do not fit each other.
@@ -106,9 +104,8 @@ def load_model(
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         state = read_tensors(folder / MODEL_FILE)
-        with suppress(InvalidSetting), torch.device("meta"):  # before a stray config asks for more memory than there is
-            check_fit(create_backbone(config["variant"], **config["overrides"]), state, source=folder / MODEL_FILE)
-        backbone = create_backbone(config["variant"], **config["overrides"]).eval()
+        if backbone is None:
+            backbone = _build_backbone(config, state, folder)
         head = None
         if with_head and "head" in config:
             head = DegradationClassifier(backbone.feature_channels, **config["head"]).eval()
@@ -119,7 +116,18 @@ def load_model(
     load_weights(backbone, state, source=folder / MODEL_FILE)
     if head is not None:
         load_weights(head, read_tensors(folder / HEAD_FILE), source=folder / HEAD_FILE)
-    return backbone, head, config
+    return backbone.eval(), head, config
+
+
+def _build_backbone(config: Mapping[str, Any], state: Mapping[str, Tensor], folder: Path) -> Backbone:
+    if config["variant"] is None:
+        raise CheckpointMismatch(
+            f"{folder} has the weights of an unregistered network; register it with register_backbone before "
+            "training, or load them into one with dcpt.checkpoint.load_model(folder, backbone=...)"
+        )
+    with suppress(InvalidSetting), torch.device("meta"):  # before a stray config asks for more memory than there is
+        check_fit(create_backbone(config["variant"], **config["overrides"]), state, source=folder / MODEL_FILE)
+    return create_backbone(config["variant"], **config["overrides"])
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -286,6 +286,8 @@ def training_options(command: Any) -> Any:
         click.option("--recipe", default="small-10d", show_default=True, help="Name or file of a recipe."),
         click.option("--backbone", help="Another backbone than the recipe's."),
         click.option("--from", "start", help="Trained weights to start from: a name, folder or Hub repository."),
+        click.option("--weights", metavar="W,W", help="How often to draw from each DATA, such as 3,1."),
+        click.option("--validation", multiple=True, type=PATH, help="Data to validate on, instead of a share of DATA."),
         click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the recipe."),
         DEVICE,
     ):
@@ -299,7 +301,7 @@ def pretrain(**arguments: Any) -> None:
     """Pre-train backbone and classifier on DATA: clean photographs, packed ones, or a folder per degradation."""
     from dcpt.pretraining import pretrain
 
-    run_stage("pretrain", pretrain, **arguments)
+    run_stage(pretrain, **arguments)
 
 
 @main.command()
@@ -308,31 +310,37 @@ def finetune(**arguments: Any) -> None:
     """Fine-tune for restoration on DATA: clean photographs, packed ones, or a folder per degradation."""
     from dcpt.finetuning import finetune
 
-    run_stage("finetune", finetune, **arguments)
+    run_stage(finetune, **arguments)
 
 
 def run_stage(
-    stage: str,
     train: Any,
     *,
     data: tuple[Path, ...],
     output: Path,
-    recipe: str,
     backbone: str | None,
-    start: str | None,
+    weights: str | None,
+    validation: tuple[Path, ...],
     settings: tuple[str, ...],
-    device: str | None,
+    **options: Any,
 ) -> None:
     """Run a training stage with the settings of the command line and print the model folder."""
-    from dcpt.data.folders import LabelledFolders, load_data
-    from dcpt.device import pick_device
-    from dcpt.recipe import load_recipe, override_stage, relabel
+    from dcpt.recipe import check_settings
 
-    chosen = override_stage(load_recipe(recipe, backbone=backbone), stage, parse_settings(settings))
-    loaded = load_data(data)
-    if isinstance(loaded, LabelledFolders):  # the folders' names are the labels
-        chosen = relabel(chosen, loaded.labels)
-    click.echo(train(chosen, loaded, output, start=start, device=pick_device(device)))
+    changes = parse_settings(settings)
+    check_settings(changes)  # before one is taken for another argument
+    numbers = None if weights is None else parse_weights(weights)
+    model = train(backbone, data, output, weights=numbers, validation=validation or None, **options, **changes)
+    if int(os.environ.get("RANK", 0)) == 0:  # where several processes train, one speaks
+        click.echo(model)
+
+
+def parse_weights(weights: str) -> list[float]:
+    """Split numbers separated by commas."""
+    try:
+        return [float(weight) for weight in weights.split(",")]
+    except ValueError:
+        raise DcptError(f"expected numbers such as 3,1 as weights, got {weights!r}") from None
 
 
 def parse_settings(settings: tuple[str, ...]) -> dict[str, str]:

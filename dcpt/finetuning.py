@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dcpt.backbones import Backbone
 from dcpt.checkpoint import save_model
-from dcpt.data.synthetic import Batch
+from dcpt.data.batches import Batch
+from dcpt.data.mixture import Data
 from dcpt.errors import CheckpointMismatch
+from dcpt.gradients import StepOutput
 from dcpt.heads import DegradationClassifier
 from dcpt.losses import cross_entropy_loss, l1_loss
-from dcpt.metrics import accuracy
+from dcpt.metrics import accuracy, psnr
+from dcpt.preparation import prepare, start_model
 from dcpt.recipe import Recipe
-from dcpt.training import Data, StepOutput, TrainingState, describe_run, make_batches, run_training, start_model
+from dcpt.training import Task, TrainingState, run_training
+from dcpt.validation import Findings
 
 
 def finetune_step(backbone: Backbone, lq: Tensor, gt: Tensor) -> StepOutput:
@@ -57,49 +63,73 @@ def guided_step(backbone: Backbone, head: nn.Module, lq: Tensor, gt: Tensor, lab
 
 
 def finetune(
-    recipe: Recipe,
-    data: Data,
+    backbone: Backbone | str | None,
+    data: Data | Sequence[Data],
     folder: str | Path,
     *,
+    recipe: Recipe | str | Path = "small-10d",
+    weights: Sequence[float] | None = None,
+    validation: Data | Sequence[Data] | None = None,
     start: str | Path | None = None,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
+    **settings: Any,
 ) -> Path:
-    """Fine-tune a backbone for restoration on clean photographs degraded on the fly.
+    """Fine-tune a backbone for restoration.
 
     Interrupt it at will: calling it again with the same folder resumes exactly.
 
     Args:
-        recipe: Backbone, labels and the settings in `recipe.finetune`.
-        data: Clean photographs, degraded on the fly, or a folder per degradation.
-        folder: Run folder; `recipe.json`, `metrics.jsonl`, `checkpoints/` and `model/` appear there.
+        backbone: As for `pretrain`.
+        data: As for `pretrain`; degraded pictures without a clean one are left out.
+        folder: Run folder, as for `pretrain`.
+        recipe: As for `pretrain`.
+        weights: As for `pretrain`.
+        validation: As for `pretrain`.
         start: Name or folder of weights to start from, usually those of pre-training; None starts
             from random ones. DC-guided transfer needs the pair of backbone and head.
-        device: Where to train; data is prepared there too.
+        device: Where to train; None picks the fastest.
+        **settings: Settings of `recipe.finetune` to change, by the fields of `Stage`.
 
     Returns:
         The folder of the fine-tuned backbone, `folder / "model"`, with averaged weights.
 
     Raises:
+        UnknownName: If there is no such recipe, backbone or setting.
+        InvalidSetting: If a setting is out of range.
+        InvalidData: If the data cannot serve.
         CheckpointMismatch: If `start` is damaged, of another backbone, or without the head that
             DC-guided transfer needs.
     """
-    folder, stage, device = Path(folder), recipe.finetune, torch.device(device)
-    backbone, head = start_model(recipe, start)
-    guide = freeze_guide(recipe, head, device) if stage.mode == "guided" else None
-    origin = describe_run("finetune", recipe, data)
-    state = TrainingState(nn.ModuleDict({"backbone": backbone}).to(device), stage, origin)
+    setup = prepare(
+        "finetune", backbone, data, recipe=recipe, weights=weights, validation=validation, device=device,
+        settings=settings,
+    )  # fmt: skip
+    stage, device = setup.stage, setup.processes.device
+    network, head = start_model(setup.recipe, backbone, start)
+    guide = freeze_guide(setup.recipe, head, device) if stage.mode == "guided" else None
+    state = TrainingState(nn.ModuleDict({"backbone": network.train()}).to(device), stage, setup.origin)
+    trained = state.ema["backbone"]
 
     def compute(batch: Batch) -> StepOutput:
         if guide is None:
-            return finetune_step(backbone, batch.lq, batch.gt)
-        return guided_step(backbone, guide, batch.lq, batch.gt, batch.label)
+            return finetune_step(network, batch.lq, batch.gt)
+        return guided_step(network, guide, batch.lq, batch.gt, batch.label)
 
-    def publish() -> None:
-        save_model(folder / "model", state.ema["backbone"], details=origin | {"step": state.step})
+    def examine(batch: Batch) -> Findings:
+        restored = trained(batch.lq)
+        degraded = (batch.lq != batch.gt).flatten(1).any(1)  # the PSNR of clean pictures is infinite
+        after, before = (psnr(x.clamp(0, 1), batch.gt) for x in (restored, batch.lq))
+        captions = [f"{a:.2f} -> {b:.2f} dB" for a, b in zip(before.tolist(), after.tolist(), strict=True)]
+        metrics = {"psnr": after[degraded], "input_psnr": before[degraded]}
+        return Findings(metrics, (batch.lq, restored, batch.gt), captions)
 
-    batches = make_batches(data, recipe, stage, device, paired=True)
-    run_training(state, stage, batches, compute, folder, origin=origin, publish=publish)
-    return folder / "model"
+    def write(target: Path) -> None:
+        save_model(target, trained, details=setup.origin | {"step": state.step})
+
+    model = run_training(state, setup, Task(compute, examine, write), Path(folder), paired=True)
+    network.load_state_dict(trained.state_dict())
+    network.eval()
+    return model
 
 
 def freeze_guide(recipe: Recipe, head: DegradationClassifier | None, device: torch.device) -> DegradationClassifier:

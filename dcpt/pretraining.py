@@ -6,8 +6,9 @@ ICLR 2025 (arXiv 2501.15510).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,17 @@ from torch import Tensor, nn
 
 from dcpt.backbones import Backbone
 from dcpt.checkpoint import save_model
-from dcpt.data.synthetic import Batch, step_seed
+from dcpt.data.batches import Batch
+from dcpt.data.mixture import Data
 from dcpt.errors import InvalidImage, InvalidSetting
+from dcpt.gradients import StepOutput
 from dcpt.heads import DegradationClassifier
 from dcpt.losses import focal_loss, l1_loss
 from dcpt.metrics import accuracy
+from dcpt.preparation import prepare, seeded, start_model
 from dcpt.recipe import Recipe
-from dcpt.training import Data, StepOutput, TrainingState, describe_run, make_batches, run_training, seeded, start_model
+from dcpt.training import Task, TrainingState, run_training
+from dcpt.validation import Findings
 
 
 def dcpt_pretrain_step(
@@ -121,23 +126,26 @@ def masked_step(
     return StepOutput(pixel_loss + class_loss, pixel_loss, class_loss, accuracy(logits, label))
 
 
-def draw_visible(pictures: Tensor, generator: torch.Generator, *, patch_size: int = 16, share: float = 0.5) -> Tensor:
+def draw_visible(pictures: Tensor, seeds: Tensor, *, patch_size: int = 16, share: float = 0.5) -> Tensor:
     """Draw which square patches of each picture stay visible.
 
     Args:
         pictures: (B, C, H, W).
-        generator: Source of randomness, on the pictures' device.
+        seeds: Seed of each picture's draw, (B,), int64.
         patch_size: Side of a patch in pixels.
         share: Share of the patches that stays visible, in (0, 1).
 
     Returns:
         1 where visible and 0 elsewhere, (B, 1, H, W).
     """
-    batch, _, height, width = pictures.shape
+    height, width = pictures.shape[-2:]
     rows, columns = -(-height // patch_size), -(-width // patch_size)
-    order = torch.rand(batch, rows * columns, generator=generator, device=pictures.device).argsort(1).argsort(1)
-    chosen = (order < round(share * rows * columns)).view(batch, 1, rows, columns).to(pictures.dtype)
-    return chosen.repeat_interleave(patch_size, 2).repeat_interleave(patch_size, 3)[..., :height, :width]
+    visible = torch.zeros(len(pictures), 1, rows * columns)
+    for picture, seed in zip(visible, seeds.tolist(), strict=True):
+        order = torch.randperm(rows * columns, generator=torch.Generator().manual_seed(seed))
+        picture[0, order[: round(share * rows * columns)]] = 1
+    patches = visible.view(-1, 1, rows, columns).to(pictures)
+    return patches.repeat_interleave(patch_size, 2).repeat_interleave(patch_size, 3)[..., :height, :width]
 
 
 @contextmanager
@@ -157,66 +165,89 @@ def masked_blocks(backbone: Backbone, visible: Tensor) -> Iterator[None]:
 
 
 def pretrain(
-    recipe: Recipe,
-    data: Data,
+    backbone: Backbone | str | None,
+    data: Data | Sequence[Data],
     folder: str | Path,
     *,
+    recipe: Recipe | str | Path = "small-10d",
+    weights: Sequence[float] | None = None,
+    validation: Data | Sequence[Data] | None = None,
     start: str | Path | None = None,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
+    **settings: Any,
 ) -> Path:
-    """Pre-train the recipe's backbone and head on clean photographs degraded on the fly.
+    """Teach a backbone, with a classifier head on its features, to say what is wrong with a picture.
 
     Interrupt it at will: calling it again with the same folder resumes exactly.
 
     Args:
-        recipe: Backbone, labels and the settings in `recipe.pretrain`.
-        data: Clean photographs, degraded on the fly, or a folder per degradation.
-        folder: Run folder; `recipe.json`, `metrics.jsonl`, `checkpoints/` and `model/` appear there.
+        backbone: A network, which is trained in place: a `Backbone`, or any module with its three
+            attributes and `hook=True`; the name of a registered one; or None for the recipe's.
+        data: Clean photographs to degrade on the fly, a file of packed ones, a folder with a folder per
+            degradation (whose names become the labels), or several of these.
+        folder: Run folder; `recipe.json`, `metrics.jsonl`, `checkpoints/`, `model/` and, where pictures
+            are held out for validation, `best/` and `samples/` appear there.
+        recipe: Labels and settings; a name, a file or a `Recipe`.
+        weights: How often a picture is drawn from each of the data, relative to the others.
+        validation: What to validate on; None holds out a share of the data (`validation_share`).
         start: Name or folder of weights whose backbone to start from; None starts from random ones.
-        device: Where to train; data is prepared there too.
+        device: Where to train; None picks the fastest.
+        **settings: Settings of `recipe.pretrain` to change, by the fields of `Stage`.
 
     Returns:
         The folder of the trained pair, `folder / "model"`: averaged weights, backbone and head.
 
     Raises:
-        InvalidSetting: If the recipe asks for normalized gradients.
+        UnknownName: If there is no such recipe, backbone or setting.
+        InvalidSetting: If a setting is out of range, or the recipe asks for normalized gradients.
+        InvalidData: If the data cannot serve.
         CheckpointMismatch: If `start` is damaged or of another backbone.
     """
-    folder, stage, device = Path(folder), recipe.pretrain, torch.device(device)
-    if stage.gradients != "mean":
-        raise InvalidSetting("expected gradients=mean in pre-training: a head may normalise over the batch")
-    backbone, _ = start_model(recipe, start)
-    head = seeded(
-        recipe.seed + 1,
-        lambda: DegradationClassifier(
-            backbone.feature_channels,
-            len(recipe.labels),
-            expansion=recipe.head_expansion,
-            norm=recipe.head_norm,
-            labels=recipe.labels,
-        ),
-    )
-    origin = describe_run("pretrain", recipe, data)
+    setup = prepare(
+        "pretrain", backbone, data, recipe=recipe, weights=weights, validation=validation, device=device,
+        settings=settings,
+    )  # fmt: skip
+    recipe, stage, device = setup.recipe, setup.stage, setup.processes.device
+    network, _ = start_model(recipe, backbone, start)
+    head = make_head(recipe, network)
     frozen = stage.mode == "head"
-    learning = {"head": head} if frozen else {"backbone": backbone, "head": head}
-    backbone.to(device).requires_grad_(not frozen).train(not frozen)
-    state = TrainingState(nn.ModuleDict(learning).to(device), stage, origin)
+    learning = {"head": head} if frozen else {"backbone": network, "head": head}
+    network.to(device).requires_grad_(not frozen).train(not frozen)
+    state = TrainingState(nn.ModuleDict(learning).to(device), stage, setup.origin)
+    trained = network if frozen else state.ema["backbone"]
 
     def compute(batch: Batch) -> StepOutput:
         if frozen:
-            return head_step(backbone, head, batch.lq, batch.label)
+            return head_step(network, head, batch.lq, batch.label)
         if stage.mode == "masked":
-            # Of another seed than the batch of the step.
-            generator = torch.Generator(device).manual_seed(step_seed(recipe.seed, state.step) ^ 0x3A5C)
-            visible = draw_visible(batch.lq, generator)
-            return masked_step(backbone, head, batch.lq, batch.gt, batch.label, visible)
+            visible = draw_visible(batch.lq, batch.seed)
+            return masked_step(network, head, batch.lq, batch.gt, batch.label, visible)
         clean_input = stage.mode == "standard"
-        return dcpt_pretrain_step(backbone, head, batch.lq, batch.gt, batch.label, clean_input=clean_input)
+        return dcpt_pretrain_step(network, head, batch.lq, batch.gt, batch.label, clean_input=clean_input)
 
-    def publish() -> None:
-        trained = backbone if frozen else state.ema["backbone"]
-        save_model(folder / "model", trained, state.ema["head"], details=origin | {"step": state.step})
+    def examine(batch: Batch) -> Findings:
+        guess = state.ema["head"](trained(batch.lq, hook=True)).argmax(1)
+        pairs = zip(batch.label.tolist(), guess.tolist(), strict=True)
+        captions = [f"{recipe.labels[label]}: {recipe.labels[named]}" for label, named in pairs]
+        return Findings({"accuracy": (guess == batch.label).float()}, (batch.lq, batch.gt), captions)
 
-    batches = make_batches(data, recipe, stage, device, paired=False)
-    run_training(state, stage, batches, compute, folder, origin=origin, publish=publish)
-    return folder / "model"
+    def write(target: Path) -> None:
+        save_model(target, trained, state.ema["head"], details=setup.origin | {"step": state.step})
+
+    model = run_training(state, setup, Task(compute, examine, write), Path(folder), paired=False)
+    network.load_state_dict(trained.state_dict())
+    network.requires_grad_(True).eval()
+    return model
+
+
+def make_head(recipe: Recipe, backbone: Backbone) -> DegradationClassifier:
+    """Create the classifier of a backbone's features, its initial weights following from the recipe's seed.
+
+    Raises:
+        InvalidSetting: If there are no classes to tell apart.
+    """
+    if len(recipe.labels) < 2:
+        raise InvalidSetting(f"expected two or more labels to tell apart, got {list(recipe.labels)}")
+    options = {"expansion": recipe.head_expansion, "norm": recipe.head_norm, "labels": recipe.labels}
+    create = partial(DegradationClassifier, backbone.feature_channels, len(recipe.labels), **options)
+    return seeded(recipe.seed + 1, create)

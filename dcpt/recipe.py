@@ -23,7 +23,8 @@ CLEAN = "clean"  # the class of pictures that need nothing
 
 
 MODES = {"pretrain": ("standard", "direct", "masked", "head"), "finetune": ("standard", "guided")}
-POSITIVE = ("steps", "batch_size", "patch_size", "checkpoint_every", "log_every")
+POSITIVE = ("steps", "batch_size", "patch_size", "gradient_accumulation_steps", "validation_size")
+POSITIVE += ("checkpoint_every", "log_every")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Stage:
             the degraded picture), "masked" (MaskDCPT) and "head" (the backbone is frozen, only the head learns); in
             fine-tuning also "guided" (DC-guided transfer: a frozen pre-trained head watches).
         steps: Optimizer steps.
-        batch_size: Pictures per step.
+        batch_size: Pictures per step, of all processes together.
         patch_size: Side of the square training crops in pixels.
         lr: Peak learning rate of the backbone (AdamW).
         head_lr: Learning rate of the head; only pre-training has one.
@@ -55,6 +56,14 @@ class Stage:
         sampling_weights: How often a degradation is drawn, relative to the others, by name; those not
             named have weight 1.
         precision: "fp32" or "bf16" (automatic mixed precision).
+        gradient_accumulation_steps: Parts to make a batch in, one after the other, where it does not fit
+            in memory at once; the batch stays as large as `batch_size`.
+        gradient_checkpointing: Keep only what enters each block and compute the block again in the
+            backward pass: a third slower, at a fraction of the memory.
+        torch_compile: Compile the backbone; minutes at the start, faster steps on a GPU.
+        validation_share: Share of the data held out to validate on at every checkpoint; 0 holds out nothing.
+        validation_size: Pictures to validate on.
+        tensorboard: Write the log for TensorBoard, too (extra `tensorboard`).
         workers: Processes that prepare batches ahead; 0 prepares them in the training process, on
             its device.
         checkpoint_every: Steps between checkpoints.
@@ -79,6 +88,12 @@ class Stage:
     mixed_share: float = 0.0
     sampling_weights: dict[str, float] = field(default_factory=dict)
     precision: str = "fp32"
+    gradient_accumulation_steps: int = 1
+    gradient_checkpointing: bool = False
+    torch_compile: bool = False
+    validation_share: float = 0.05
+    validation_size: int = 64
+    tensorboard: bool = False
     workers: int = 0
     checkpoint_every: int = 500
     log_every: int = 50
@@ -96,8 +111,10 @@ class Stage:
             # Written so that NaN fails too.
             if not lowest <= value < math.inf:
                 raise InvalidSetting(f"expected {name} to be finite and at least {lowest}, got {value}")
-        if self.clean_share + self.mixed_share > 1 or self.ema_decay >= 1:
-            raise InvalidSetting("expected clean_share + mixed_share of at most 1 and an ema_decay below 1")
+        if self.mode == "masked" and self.torch_compile:
+            raise InvalidSetting("expected torch_compile=false in masked pre-training: compiled blocks hide nothing")
+        if self.clean_share + self.mixed_share > 1 or self.ema_decay >= 1 or self.validation_share >= 1:
+            raise InvalidSetting("expected clean_share + mixed_share up to 1, ema_decay and validation_share below 1")
 
 
 @dataclass(frozen=True)
@@ -125,16 +142,15 @@ class Recipe:
     finetune: Stage = field(default_factory=Stage)
 
     def __post_init__(self) -> None:
-        if len(set(self.labels)) < 2 or len(set(self.labels)) < len(self.labels):
-            raise InvalidSetting(f"expected two or more different labels, got {list(self.labels)}")
+        if not self.labels or len(set(self.labels)) < len(self.labels):
+            raise InvalidSetting(f"expected different labels, got {list(self.labels)}")
         if CLEAN not in self.labels and (self.pretrain.clean_share or self.finetune.clean_share):
             raise InvalidSetting(f"expected {CLEAN!r} among the labels, for there is a clean_share")
-        for stage, modes in (
-            ("pretrain", ("standard", "direct", "masked", "head")),
-            ("finetune", ("standard", "guided")),
-        ):
+        for stage, modes in MODES.items():
             if (mode := getattr(self, stage).mode) not in modes:
                 raise InvalidSetting(f"expected the mode of {stage} to be one of {modes}, got {mode!r}")
+        if self.pretrain.gradients != "mean":
+            raise InvalidSetting("expected gradients=mean in pre-training: a head may normalise over the batch")
         if self.mixes_classes:
             raise InvalidSetting("expected mixed_share 0 where degradations are classified: a mixture has no class")
         for weights in (self.pretrain.sampling_weights, self.finetune.sampling_weights):
@@ -207,7 +223,7 @@ def choose_variant(data: Mapping[str, Any], backbone: str | None) -> dict[str, A
         values |= {stage: {**(values.get(stage) or {}), **settings} for stage, settings in changes.items()}
     except (AttributeError, TypeError, ValueError):
         raise InvalidSetting(
-            f"expected variants to be settings by backbone and stage, got {data['variants']!r}"
+            f"expected variants to be settings by backbone and stage, got {data.get('variants')!r}"
         ) from None
     return values | ({"backbone": backbone} if backbone else {})
 
@@ -239,8 +255,26 @@ def override_stage(recipe: Recipe, stage: str, settings: Mapping[str, Any]) -> R
     return replace(recipe, **{stage: _build(Stage, values, f"key of {stage}:")})
 
 
-def relabel(recipe: Recipe, labels: tuple[str, ...]) -> Recipe:
-    """Return the recipe for the classes of given pictures, without what it says of synthesised ones."""
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Raise UnknownName unless all keys are settings of a stage."""
+    known = {entry.name for entry in fields(Stage)}
+    for key in settings:
+        if key not in known:
+            raise unknown_name("setting", key, known)
+
+
+def relabel(recipe: Recipe, labels: tuple[str, ...], *, synthesises: bool = False) -> Recipe:
+    """Return the recipe for the classes of given pictures.
+
+    Args:
+        recipe: The recipe.
+        labels: Their classes; they replace the recipe's.
+        synthesises: Whether clean photographs are there, too: then the recipe's own classes, and what
+            it says of clean and mixed pictures, stay.
+    """
+    if synthesises:
+        labels = tuple(sorted(dict.fromkeys((*recipe.labels, *labels)), key=lambda label: label == CLEAN))
+        return replace(recipe, labels=labels)
     stages = {}
     for name in MODES:
         stage = getattr(recipe, name)
@@ -268,6 +302,8 @@ def _convert(key: str, value: Any, kind: str) -> Any:
     # YAML reads 3e-4 as a string, and the command line has nothing but strings.
     if kind == "dict[str, float]":
         return _convert_weights(key, value)
+    if kind == "bool":
+        return _convert_switch(key, value)
     convert = {"int": int, "float": float, "str": str}.get(kind)
     if convert is None:
         return value
@@ -277,6 +313,13 @@ def _convert(key: str, value: Any, kind: str) -> Any:
         return convert(value)
     except (TypeError, ValueError, OverflowError):
         raise InvalidSetting(f"expected {key} to be of type {kind}, got {value!r}") from None
+
+
+def _convert_switch(key: str, value: Any) -> bool:
+    switch = {"true": True, "false": False}.get(str(value).lower())
+    if switch is None:
+        raise InvalidSetting(f"expected {key} to be true or false, got {value!r}")
+    return switch
 
 
 def _convert_weights(key: str, value: Any) -> dict[str, float]:

@@ -19,6 +19,7 @@ from dcpt.errors import CheckpointMismatch, DcptError, OutputError
 from dcpt.files import atomic_path, read_json, write_json
 
 LOG_FILE = "metrics.jsonl"
+BEST_FILE = "best.json"
 
 
 class RunFolder:
@@ -29,7 +30,7 @@ class RunFolder:
 
     Args:
         path: The folder; made when it is first written to.
-        keep: How many checkpoints to keep, newest first.
+        keep: How many checkpoints to keep, newest first; that of the best validation stays, too.
     """
 
     def __init__(self, path: Path, *, keep: int = 2) -> None:
@@ -66,10 +67,29 @@ class RunFolder:
         path = self.checkpoints / f"{step:08d}.pt"
         digest = write_pickled(path, data)
         write_json(path.with_suffix(".json"), {"step": step, "sha256": digest})
+        best = self.best.get("step")
         for old in self._manifests()[self.keep :]:
+            if int(old.stem) == best:
+                continue
             with suppress(OSError):
                 old.unlink()
                 old.with_suffix(".pt").unlink()
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The step at which validation was best, the name of the number that says so, and its value; or nothing."""
+        try:
+            return read_json(self.path / BEST_FILE)
+        except DcptError:
+            return {}
+
+    def note_best(self, step: int, metric: str, value: float) -> None:
+        """Take note of the best validation so far, before its checkpoint is saved.
+
+        Raises:
+            OutputError: If it cannot be written.
+        """
+        write_json(self.path / BEST_FILE, {"step": step, "metric": metric, "value": value})
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """Return the newest checkpoint that is whole, or None if there never was one.

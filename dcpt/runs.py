@@ -9,7 +9,7 @@ from typing import Any
 from dcpt.errors import InvalidData, MissingExtra
 from dcpt.files import atomic_path, read_json
 from dcpt.recipe import RECIPE_FILE
-from dcpt.run_folder import LOG_FILE
+from dcpt.run_folder import BEST_FILE, LOG_FILE
 
 Rows = list[dict[str, float]]
 
@@ -41,7 +41,7 @@ def summarise_run(folder: Path) -> dict[str, Any]:
     rows, origin = read_log(folder), read_json(folder / RECIPE_FILE)
     stage = origin.get("stage", "")
     settings = origin.get("recipe", {}).get(stage, {})
-    last = rows[-1] if rows else {}
+    last = {name: value for row in rows for name, value in row.items()}
     left = settings.get("steps", 0) - last.get("step", 0)
     return {
         "stage": stage,
@@ -50,6 +50,7 @@ def summarise_run(folder: Path) -> dict[str, Any]:
         "step": last.get("step", 0),
         "steps": settings.get("steps"),
         "minutes_left": round(left * last["seconds_per_step"] / 60, 1) if last else None,
+        "best": read_json(folder / BEST_FILE) or None,
         "checkpoints": sorted(path.name for path in (folder / "checkpoints").glob("[0-9]*.pt")),
     } | {name: value for name, value in last.items() if name not in ("step", "seconds_per_step")}
 
@@ -69,7 +70,7 @@ def plot_curves(folder: Path, target: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingExtra("plotting needs matplotlib; install it with: pip install 'dcpt[plot]'") from None
-    names = [name for name in rows[-1] if name not in ("step", "skipped")]
+    names = dict.fromkeys(name for row in rows for name in row if name not in ("step", "skipped"))
     figure = Figure(figsize=(7, 2.2 * len(names)), layout="constrained")
     panels = figure.subplots(len(names), sharex=True, squeeze=False)[:, 0]
     for panel, name in zip(panels, names, strict=True):

@@ -1,4 +1,4 @@
-"""What all training loops share: the loop itself, averaged weights, checkpoints and the log."""
+"""What all training loops share: the loop itself, averaged weights and checkpoints."""
 
 from __future__ import annotations
 
@@ -6,52 +6,30 @@ import copy
 import math
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from dcpt.backbones import Backbone, create_backbone
-from dcpt.checkpoint import load_model
-from dcpt.data.crops import PackedCrops
-from dcpt.data.folders import FolderBatches, LabelledFolders
-from dcpt.data.synthetic import Batch, SyntheticBatches
-from dcpt.errors import CheckpointMismatch, DcptError, RunStopped
+from dcpt.data.batches import Batch
+from dcpt.errors import CheckpointMismatch, DcptError, MissingExtra, RunStopped
 from dcpt.files import write_json
-from dcpt.heads import DegradationClassifier
-from dcpt.hub import locate
-from dcpt.recipe import RECIPE_FILE, Recipe, Stage
+from dcpt.gradients import StepOutput, faster_backbone, make_backward
+from dcpt.preparation import Setup
+from dcpt.processes import Processes
+from dcpt.recipe import RECIPE_FILE, Stage
 from dcpt.run_folder import RunFolder
+from dcpt.runs import plot_curves
+from dcpt.step_log import StepLog, diverged
+from dcpt.validation import Findings, validate
 
-
-@dataclass(frozen=True)
-class StepOutput:
-    """The losses of one batch; scalars.
-
-    Attributes:
-        loss: What to call `backward` on.
-        pixel_loss: L1 of the pictures, with a graph; None where only the head learns.
-        class_loss: Classification loss, with a graph; None in plain fine-tuning.
-        accuracy: Share of degradations recognised, in [0, 1], detached; None likewise.
-    """
-
-    loss: Tensor
-    pixel_loss: Tensor | None = None
-    class_loss: Tensor | None = None
-    accuracy: Tensor | None = None
-
-    def metrics(self) -> dict[str, Tensor]:
-        """Return the numbers to log, detached."""
-        named = {"loss": self.loss, "pixel_loss": self.pixel_loss}
-        named |= {"class_loss": self.class_loss, "accuracy": self.accuracy}
-        return {name: value.detach() for name, value in named.items() if value is not None}
+MODEL_FOLDER = "model"  # in the run folder
 
 
 class TrainingState:
@@ -74,13 +52,14 @@ class TrainingState:
         self.optimizer = torch.optim.AdamW([{"params": list(module.parameters())} for module in model.values()])
         self.stage = stage
 
-    def update(self) -> bool:
-        """Do one optimizer step on the gradients, and move the averaged weights after it.
+    def update(self, processes: Processes) -> bool:
+        """Do one optimizer step on the gradients of all processes, and move the averaged weights after it.
 
         Returns:
             Whether the gradients were finite; else nothing but the step count changes.
         """
         gradients = [weight.grad for weight in self.model.parameters() if weight.grad is not None]
+        processes.average(gradients)
         length = nn.utils.get_total_norm(gradients)
         finite = bool(torch.isfinite(length))
         if finite:
@@ -144,14 +123,6 @@ class TrainingState:
         return True
 
 
-def diverged(step: int) -> DcptError:
-    """Return the error for a loss or weight that is not finite."""
-    return DcptError(
-        f"loss or weights are no longer finite at step {step}; repeat the command to go on from the "
-        "last checkpoint, with a lower lr or with precision=fp32"
-    )
-
-
 def learning_rate(step: int, peak: float, stage: Stage) -> float:
     """Return the rate of a step: linear warm-up, then constant or a cosine down to `min_lr`."""
     if step < stage.warmup_steps:
@@ -163,115 +134,118 @@ def learning_rate(step: int, peak: float, stage: Stage) -> float:
     return low + (peak - low) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
 
 
-Data = PackedCrops | LabelledFolders
+@dataclass(frozen=True)
+class Task:
+    """What a stage does with its network.
 
-
-def describe_run(stage: str, recipe: Recipe, data: Data) -> dict[str, Any]:
-    """Return what determines a run, as plain data: it is kept beside everything the run writes."""
-    return {"stage": stage, "recipe": recipe.as_dict(), "data_manifest": data.manifest_hash}
-
-
-def make_batches(
-    data: Data, recipe: Recipe, stage: Stage, device: torch.device, *, paired: bool
-) -> Callable[[int], Batch]:
-    """Return the data stream of a stage.
-
-    Args:
-        data: Clean photographs, degraded on the fly on the device unless there are workers, or a
-            folder per degradation.
-        recipe: Gives labels and seed.
-        stage: Gives sizes and shares.
-        device: Where the network is.
-        paired: Whether every degraded picture needs its clean counterpart.
+    Attributes:
+        compute: Gives the losses of a batch; what it trains is in the state's model.
+        examine: Judges the averaged weights on a batch that nothing is trained on.
+        write: Writes the averaged weights to a folder, as users load them.
     """
-    if isinstance(data, LabelledFolders):
-        return FolderBatches(data, recipe, stage, paired=paired)
-    return SyntheticBatches(data if stage.workers else data.to(device), recipe, stage)
+
+    compute: Callable[[Batch], StepOutput]
+    examine: Callable[[Batch], Findings]
+    write: Callable[[Path], None]
 
 
-def start_model(recipe: Recipe, start: str | Path | None) -> tuple[Backbone, DegradationClassifier | None]:
-    """Create the recipe's backbone, with trained weights if `start` names some, and their head.
-
-    Args:
-        recipe: Gives the backbone and the seed of its weights.
-        start: As the name for `from_pretrained`, of weights with a config.
-
-    Raises:
-        CheckpointMismatch: If `start` is damaged or of another backbone.
-        UnknownName, HubError: If there is no such thing, or it cannot be fetched.
-    """
-    backbone, head = seeded(recipe.seed, lambda: create_backbone(recipe.backbone)), None
-    if start is not None:
-        trained, head, _ = load_model(locate(start))
-        if (trained.variant, trained.overrides) != (recipe.backbone, {}):
-            raise CheckpointMismatch(
-                f"expected a plain {recipe.backbone} to start from, got a {trained.variant} "
-                f"with the options {trained.overrides} in {start}"
-            )
-        backbone.load_state_dict(trained.state_dict())
-    return backbone, head
-
-
-M = TypeVar("M", bound=nn.Module)
-
-
-def seeded(seed: int, create: Callable[[], M]) -> M:
-    """Create a module whose initial weights follow from the seed, leaving the global one alone."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return create()
-
-
-def run_training(
-    state: TrainingState,
-    stage: Stage,
-    batches: Callable[[int], Batch],
-    compute_step: Callable[[Batch], StepOutput],
-    path: Path,
-    *,
-    origin: Mapping[str, Any],
-    publish: Callable[[], None],
-) -> None:
+def run_training(state: TrainingState, setup: Setup, task: Task, path: Path, *, paired: bool) -> Path:
     """Train to the end of the stage, resuming from the folder's newest whole checkpoint if there is one.
 
     Args:
         state: The modules and optimizer, freshly made.
-        stage: Length, rates, precision and how often to write.
-        batches: Gives the batch of a step.
-        compute_step: Gives the losses of a batch.
-        path: Run folder: gets `recipe.json`, `checkpoints/` and `metrics.jsonl`.
-        origin: What the run is, from `describe_run`, to be written there.
-        publish: Called after each checkpoint and at the end, to write the model as users load it.
+        setup: Stage, data and processes.
+        task: What the stage does.
+        path: Run folder; all processes must see it, one writes.
+        paired: Whether every degraded picture needs its clean counterpart.
+
+    Returns:
+        The folder of the trained model, `path / "model"`.
 
     Raises:
-        DcptError: If the loss is no longer finite, or another process trains in the folder.
+        DcptError: If the loss is no longer finite, or another run is going on in the folder.
         RunStopped: If the process was asked to stop, with Ctrl-C or SIGTERM, after a last checkpoint.
         CheckpointMismatch: If the folder holds damaged checkpoints only, or another run.
     """
     # Young gains and small rates breed denormal numbers, which slow a CPU step by a fifth.
     torch.set_flush_denormal(True)
     folder = RunFolder(path)
-    with folder.locked(), explained_workers(), stop_requests() as requests:
-        if state.load(folder):
-            tqdm.write(f"resuming {path} at step {state.step}")
-        write_json(path / RECIPE_FILE, origin)
-        folder.keep_log_until(state.step)
-        log = StepLog(folder)
-        backward = make_backward(state, stage, compute_step)
-        with tqdm(total=stage.steps, initial=state.step, unit="step", dynamic_ncols=True) as bar:
-            for batch in feed(batches, state, stage):
-                log.add(backward(batch), finite=state.update())
+    with ExitStack() as stack:
+        if setup.processes.is_main:
+            stack.enter_context(folder.locked())
+        stack.enter_context(explained_workers())
+        requests = stack.enter_context(stop_requests())
+        stack.enter_context(faster_backbone(state.model, setup.stage))
+        run = Run(state, setup, task, folder, paired=paired)
+        run.resume()
+        run.train(requests)
+    setup.processes.wait()
+    return path / MODEL_FOLDER
+
+
+class Run:
+    """One run of a stage in a locked folder: what `run_training` does, step by step."""
+
+    def __init__(self, state: TrainingState, setup: Setup, task: Task, folder: RunFolder, *, paired: bool) -> None:
+        self.state, self.setup, self.task, self.folder = state, setup, task, folder
+        self.stage, self.processes = setup.stage, setup.processes
+        self.batches = setup.make_batches(paired=paired)
+        self.validation_batches = setup.make_validation_batches(paired=paired)
+        self.backward = make_backward(state.model, setup.stage, task.compute)
+
+    def resume(self) -> None:
+        """Take up the folder's run, if there is one, and write down what this one is."""
+        if self.state.load(self.folder) and self.processes.is_main:
+            tqdm.write(f"resuming {self.folder.path} at step {self.state.step}")
+        if self.processes.is_main:
+            write_json(self.folder.path / RECIPE_FILE, self.setup.origin)
+            self.folder.keep_log_until(self.state.step)
+        self.processes.wait()
+
+    def train(self, requests: list[str]) -> None:
+        """Do the steps that are left; stop after one in which some process was asked to."""
+        state, stage = self.state, self.stage
+        log = StepLog(self.folder, self.processes, events=stage.tensorboard and state.step + 1)
+        silent = not self.processes.is_main
+        with tqdm(total=stage.steps, initial=state.step, unit="step", dynamic_ncols=True, disable=silent) as bar:
+            for batch in feed(self.batches, state, stage):
+                log.add(self.backward(batch), batch.skipped, finite=state.update(self.processes))
                 bar.update()
-                last = state.step == stage.steps or bool(requests)
+                stopped = self.processes.any(bool(requests)) and state.step < stage.steps
+                last = stopped or state.step == stage.steps
                 if state.step % stage.log_every == 0 or last:
-                    bar.set_postfix(log.write(state.step))
+                    bar.set_postfix(log.write_average(state.step))
                 if state.step % stage.checkpoint_every == 0 or last:
-                    state.save(folder)
-                    if state.step < stage.steps:
-                        publish()
-                if requests and state.step < stage.steps:
-                    raise RunStopped(f"stopped by {requests[0]} at step {state.step}; repeat the command to go on")
-        publish()  # here, so that a run cut off between its last checkpoint and this line gets it, too
+                    self.save(log, validated=not stopped)
+                if stopped:
+                    name = requests[0] if requests else "another process"
+                    raise RunStopped(f"stopped by {name} at step {state.step}; repeat the command to go on")
+        # Once more, so that a run cut off between its last checkpoint and its model gets it, too.
+        if self.processes.is_main:
+            self.task.write(self.folder.path / MODEL_FOLDER)
+
+    def save(self, log: StepLog, *, validated: bool) -> None:
+        """Validate, keep what is best, and write checkpoint, model and curves."""
+        if validated and self.validation_batches:
+            self.validate(log)
+        if self.processes.is_main:
+            self.state.save(self.folder)
+            self.task.write(self.folder.path / MODEL_FOLDER)
+            with suppress(MissingExtra):
+                plot_curves(self.folder.path, self.folder.path / "curves.png")
+
+    def validate(self, log: StepLog) -> None:
+        """Examine the averaged weights on pictures held out; keep them if they are the best so far."""
+        step, path = self.state.step, self.folder.path
+        sheet = path / "samples" / f"{step:08d}.png"
+        row = validate(self.task.examine, self.validation_batches, self.stage.validation_size, self.processes, sheet)
+        metric, value = next(iter(row.items()))
+        if not self.processes.is_main:
+            return
+        log.write({"step": step, **row})
+        if value > self.folder.best.get("value", -math.inf):
+            self.task.write(path / "best")
+            self.folder.note_best(step, metric, value)
 
 
 class StepBatches(Dataset[Batch]):
@@ -314,61 +288,6 @@ def explained_workers() -> Iterator[None]:
         ) from None
 
 
-def make_backward(
-    state: TrainingState, stage: Stage, compute_step: Callable[[Batch], StepOutput]
-) -> Callable[[Batch], dict[str, Tensor]]:
-    """Return the function that leaves the gradients of a batch in the parameters and gives its metrics."""
-    parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
-    device = parameters[0].device
-
-    def compute(batch: Batch) -> StepOutput:
-        with torch.autocast(device.type, torch.bfloat16, enabled=stage.precision == "bf16"):
-            return compute_step(batch)
-
-    def backward(batch: Batch) -> dict[str, Tensor]:
-        output = compute(batch)
-        output.loss.backward()
-        return output.metrics()
-
-    if stage.gradients == "normalized":
-        return lambda batch: backward_normalized(batch, compute, parameters)
-    return backward
-
-
-class StepLog:
-    """Averages the metrics of some steps and writes them down."""
-
-    def __init__(self, folder: RunFolder) -> None:
-        self.folder = folder
-        self._begin()
-
-    def _begin(self) -> None:
-        self.window: list[dict[str, Tensor]] = []
-        self.skipped = 0
-        self.started = time.perf_counter()
-
-    def add(self, metrics: dict[str, Tensor], *, finite: bool) -> None:
-        """Take note of a step; one without a finite gradient, which moved nothing, is only counted."""
-        if finite:
-            self.window.append(metrics)
-        else:
-            self.skipped += 1
-
-    def write(self, step: int) -> dict[str, str]:
-        """Write the averages of the steps since the last time; return them as text.
-
-        Raises:
-            DcptError: If most of them had no finite gradient.
-        """
-        if self.skipped > len(self.window):
-            raise diverged(step)
-        row = average(self.window)
-        row["seconds_per_step"] = (time.perf_counter() - self.started) / (len(self.window) + self.skipped)
-        self.folder.append_log({"step": step, **row} | ({"skipped": self.skipped} if self.skipped else {}))
-        self._begin()
-        return {name: f"{value:.4f}" for name, value in row.items()}
-
-
 @contextmanager
 def stop_requests() -> Iterator[list[str]]:
     """Yield a list that gets the name of a signal asking the process to stop; a second Ctrl-C stops at once."""
@@ -389,33 +308,3 @@ def stop_requests() -> Iterator[list[str]]:
     finally:
         for kind, handler in usual.items():
             signal.signal(kind, handler)
-
-
-def backward_normalized(
-    batch: Batch, compute_step: Callable[[Batch], StepOutput], parameters: list[nn.Parameter]
-) -> dict[str, Tensor]:
-    """Leave the mean of the pictures' gradients, each scaled to length 1, in the parameters.
-
-    The gradient of a dark picture is some ten times that of a noisy one. In their plain mean
-    noise is hardly heard, and the optimizer's steps shake what was learnt about it.
-
-    Returns:
-        The metrics, averaged over the pictures.
-    """
-    total = [torch.zeros_like(parameter) for parameter in parameters]
-    rows = []
-    for picture in batch.pictures():
-        output = compute_step(picture)
-        gradients = torch.autograd.grad(output.loss, parameters, allow_unused=True, materialize_grads=True)
-        length = nn.utils.get_total_norm(gradients).clamp_min(1e-12)
-        for mean, gradient in zip(total, gradients, strict=True):
-            mean += gradient / (length * len(batch.lq))
-        rows.append(output.metrics())
-    for parameter, mean in zip(parameters, total, strict=True):
-        parameter.grad = mean
-    return {name: torch.stack([row[name] for row in rows]).mean() for name in rows[0]}
-
-
-def average(window: list[dict[str, Tensor]]) -> dict[str, float]:
-    """Return the mean of each number over a window of steps."""
-    return {name: torch.stack([row[name] for row in window]).float().mean().item() for name in window[0]}

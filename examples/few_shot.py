@@ -11,18 +11,10 @@ import numpy as np
 from PIL import Image
 
 import dcpt
-from dcpt.data.folders import read_folders
-from dcpt.finetuning import finetune
-from dcpt.recipe import Recipe, Stage
 
 IMAGES = Path(__file__).parent / "images"
 SIZE = 96
-RECIPE = Recipe(
-    name="tea",
-    backbone="nafnet_small",
-    labels=("tea", "clean"),
-    finetune=Stage(steps=40, batch_size=4, patch_size=64, lr=5e-4, warmup_steps=5, ema_decay=0.9),
-)
+SETTINGS = {"steps": 40, "batch_size": 4, "patch_size": 64, "lr": 5e-4, "warmup_steps": 5, "ema_decay": 0.9}
 
 
 def stain(gt: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -65,7 +57,7 @@ def main() -> None:
         root = Path(scratch)
         make_pairs(halves[0], root / "train" / "tea", 50)
         make_pairs(halves[1], root / "test" / "tea", 6)
-        model = finetune(RECIPE, read_folders(root / "train"), root / "run", start="nafnet-small-10d")
+        model = dcpt.finetune(None, root / "train", root / "run", start="nafnet-small-10d", **SETTINGS)
         before, after = (mean_error(name, root / "test" / "tea") for name in ("nafnet-small-10d", model))
     print(f"mean error on unseen pictures: {before:.1f} grey levels before, {after:.1f} after")
 

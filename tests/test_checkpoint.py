@@ -86,10 +86,21 @@ def test_heads_without_labels_and_with_batch_norm_come_back(folder, tmp_path, op
     assert again.num_classes == 3 and again.norm == head.norm and again.labels == ()
 
 
-def test_a_backbone_without_a_name_is_not_saved(tmp_path):
+def test_a_backbone_without_a_name_is_not_saved_for_others(tmp_path):
     with pytest.raises(CheckpointMismatch, match="register_backbone"):
-        save_model(tmp_path / "saved", NAFNet(width=8))
+        NAFNet(width=8).save_pretrained(tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
+
+
+def test_a_backbone_without_a_name_comes_back_into_one_like_it(tmp_path):
+    trained, fresh = NAFNet(width=8), NAFNet(width=8)
+    save_model(tmp_path, trained)
+    with pytest.raises(CheckpointMismatch, match="unregistered network"):
+        load_model(tmp_path)
+    assert load_model(tmp_path, backbone=fresh)[0] is fresh
+    assert all(torch.equal(a, b) for a, b in zip(fresh.parameters(), trained.parameters()))
+    with pytest.raises(CheckpointMismatch, match="do not fit"):
+        load_model(tmp_path, backbone=NAFNet(width=4))
 
 
 def test_a_config_of_an_unknown_network_is_refused(folder):

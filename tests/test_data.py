@@ -7,8 +7,9 @@ import torch
 from conftest import as_uint8, make_picture
 from PIL import Image
 
+from dcpt.data.batches import MIXED
 from dcpt.data.crops import PackedCrops, load_crops, pack_crops, positions, sample_patches
-from dcpt.data.synthetic import MIXED, SyntheticBatches
+from dcpt.data.mixture import load_data, make_batches
 from dcpt.errors import InvalidData
 from dcpt.recipe import Recipe, Stage
 
@@ -87,7 +88,7 @@ def test_patches_larger_than_the_crops_are_refused(crops):
 
 def test_a_batch_depends_on_its_step_alone(crops):
     settings = recipe(mixed_share=0.2)
-    first, second = (SyntheticBatches(crops, settings, settings.finetune) for _ in range(2))
+    first, second = (make_batches(load_data(crops), settings, settings.finetune, paired=True) for _ in range(2))
     first(0)
     first(1)
     a, b = first(7), second(7)
@@ -99,7 +100,7 @@ def test_a_photograph_meets_every_degradation(crops):
     # With as many crops as degradations, equal random bits would tie each crop to one label.
     settings = Recipe("test", "nafnet_test", LABELS[:3])
     few = PackedCrops(crops.pixels[:3], {})
-    batches = SyntheticBatches(few, settings, Stage(batch_size=60, patch_size=16))
+    batches = make_batches(load_data(few), settings, Stage(batch_size=60, patch_size=16), paired=True)
     batch, pairs = batches(0), set()
     for gt, label in zip(batch.gt, batch.label.tolist()):
         colours = {tuple(c) for c in (gt * 255).round().byte().flatten(1).T.tolist()}
@@ -110,7 +111,7 @@ def test_a_photograph_meets_every_degradation(crops):
 
 def test_shares_of_clean_and_mixed_pictures_are_kept(crops):
     settings = recipe(clean_share=0.25, mixed_share=0.25)
-    batches = SyntheticBatches(crops, settings, settings.finetune)
+    batches = make_batches(load_data(crops), settings, settings.finetune, paired=True)
     label = torch.cat([batches(step).label for step in range(20)])
     for index in (LABELS.index("clean"), MIXED):
         assert (label == index).float().mean().item() == pytest.approx(0.25, abs=0.05)
@@ -121,7 +122,7 @@ def test_shares_of_clean_and_mixed_pictures_are_kept(crops):
 def test_sampling_weights_are_kept(crops):
     first, _, third = LABELS[:3]
     settings = recipe(sampling_weights={first: 3.0, third: 0.0})
-    batches = SyntheticBatches(crops, settings, settings.finetune)
+    batches = make_batches(load_data(crops), settings, settings.finetune, paired=True)
     label = torch.cat([batches(step).label for step in range(20)])
     shares = [(label == index).float().mean().item() for index in range(3)]
     assert shares == pytest.approx([0.75, 0.25, 0], abs=0.05)
@@ -129,7 +130,7 @@ def test_sampling_weights_are_kept(crops):
 
 def test_clean_pictures_are_clean_and_the_others_are_not(crops):
     settings = recipe(clean_share=0.3)
-    batch = SyntheticBatches(crops, settings, settings.finetune)(0)
+    batch = make_batches(load_data(crops), settings, settings.finetune, paired=True)(0)
     assert batch.lq.shape == batch.gt.shape == (64, 3, 32, 32)
     same = (batch.lq - batch.gt).abs().amax((1, 2, 3)) < 1e-6
     assert torch.equal(same, batch.label == LABELS.index("clean"))

@@ -11,7 +11,8 @@ from PIL import Image
 
 import dcpt
 from dcpt.cli import main
-from dcpt.data.folders import FolderBatches, check_folders, has_labels, read_folders
+from dcpt.data.folders import FolderPictures, check_folders, has_labels, read_folders
+from dcpt.data.mixture import load_data, make_batches
 from dcpt.errors import InvalidData, UnknownName
 from dcpt.finetuning import finetune
 from dcpt.pretraining import pretrain
@@ -53,7 +54,7 @@ def test_pictures_are_paired_by_name(folders):
 
 
 def test_batches_show_pairs_in_register_and_depend_on_the_step_alone(folders):
-    batches = FolderBatches(read_folders(folders), RECIPE, STAGE, paired=True)
+    batches = make_batches(load_data(read_folders(folders)), RECIPE, STAGE, paired=True)
     seen = set()
     for step in range(8):
         batch = batches(step)
@@ -62,12 +63,12 @@ def test_batches_show_pairs_in_register_and_depend_on_the_step_alone(folders):
             seen.add(RECIPE.labels[label])
             assert torch.allclose(lq, gt * (0.5 if label == 0 else 1), atol=1 / 255)
     assert seen == {"dust", "clean"}
-    again = FolderBatches(read_folders(folders), RECIPE, STAGE, paired=True)(7)
+    again = make_batches(load_data(read_folders(folders)), RECIPE, STAGE, paired=True)(7)
     assert torch.equal(again.lq, batch.lq) and torch.equal(again.label, batch.label)
 
 
 def test_pictures_without_a_clean_one_are_enough_to_learn_their_class(folders):
-    batches = FolderBatches(read_folders(folders), RECIPE, STAGE, paired=False)
+    batches = make_batches(load_data(read_folders(folders)), RECIPE, STAGE, paired=False)
     labels = torch.cat([batches(step).label for step in range(8)])
     assert set(labels.tolist()) == {0, 1, 2}
 
@@ -118,7 +119,7 @@ def test_unreadable_pictures_are_named_once_and_left_out(train, folders, tmp_pat
         path.write_bytes(path.read_bytes()[:60])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        train(long, read_folders(folders), tmp_path / "run")
+        train(None, read_folders(folders), tmp_path / "run", recipe=long)
     messages = [str(warning.message) for warning in caught if "skipped" in str(warning.message)]
     assert len(messages) == len(set(messages)) == 2
     assert all(any(path.name in message for message in messages) for path in broken)
@@ -127,14 +128,14 @@ def test_unreadable_pictures_are_named_once_and_left_out(train, folders, tmp_pat
 def test_too_many_unreadable_pictures_stop_the_run(folders, tmp_path):
     for path in (folders / "dust/lq").iterdir():
         path.write_bytes(b"")
-    with pytest.warns(UserWarning, match="skipped"), pytest.raises(InvalidData, match="of 10 pictures cannot be used"):
-        finetune(RECIPE, read_folders(folders), tmp_path / "run")
+    with pytest.raises(InvalidData, match="3 of 10 pictures cannot be used.*dcpt data check"):
+        finetune(None, read_folders(folders), tmp_path / "run", recipe=RECIPE)
 
 
 def test_folders_that_make_no_sense_are_named(folders, tmp_path):
     data = read_folders(folders)
     with pytest.raises(UnknownName, match="'rain'"):
-        FolderBatches(data, Recipe("test", "nafnet_test", ("dust", "train", "clean")), STAGE, paired=True)
+        FolderPictures(data, Recipe("test", "nafnet_test", ("dust", "train", "clean")), STAGE, paired=True)
     with pytest.raises(InvalidData, match="found none at"):
         read_folders(tmp_path / "nowhere")
     (folders / "empty").mkdir()
@@ -143,4 +144,4 @@ def test_folders_that_make_no_sense_are_named(folders, tmp_path):
     (tmp_path / "only/rain").mkdir(parents=True)
     save(make_picture(64, 64), tmp_path / "only/rain/0.png")
     with pytest.raises(InvalidData, match="expected clean pictures in some gt/"):
-        FolderBatches(read_folders(tmp_path / "only"), RECIPE, STAGE, paired=False)
+        make_batches(load_data(read_folders(tmp_path / "only")), RECIPE, STAGE, paired=False)

@@ -13,8 +13,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A module imports only from strictly lower layers; within a folder, bases before users.
 LAYERS = [
     {"errors"},
-    {"registry", "files", "device", "published"},
-    {"recipe"},
+    {"registry", "files", "device", "published", "data.batches"},
+    {"recipe", "processes"},
+    {"gradients"},
     {"layers", "losses", "metrics", "tiling", "image", "report", "repository"},
     {"weights"},
     {"backbones.base", "heads.degradation_classifier", "degradations.base"},
@@ -26,11 +27,14 @@ LAYERS = [
     {"backbones", "heads", "degradations"},
     {"checkpoint", "dialects"},
     {"conversion", "data.crops", "model_card", "run_folder"},
-    {"data.synthetic", "data"},
+    {"data.synthetic", "data", "runs", "step_log", "validation"},
     {"data.folders"},
+    {"data.layouts"},
+    {"data.mixture"},
     {"hub"},
+    {"preparation"},
     {"training"},
-    {"restoration", "pretraining", "finetuning", "evaluation", "listing", "publishing", "runs"},
+    {"restoration", "pretraining", "finetuning", "evaluation", "listing", "publishing"},
     {"cli"},
     {"__init__", "__main__"},
 ]  # fmt: skip

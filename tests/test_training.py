@@ -11,17 +11,22 @@ import pytest
 import torch
 
 from dcpt.backbones import list_backbones
+from dcpt.data.batches import Batch, Batches
 from dcpt.data.crops import pack_crops
-from dcpt.data.synthetic import Batch, SyntheticBatches
+from dcpt.data.mixture import load_data, make_batches
 from dcpt.errors import CheckpointMismatch, DcptError, InvalidSetting, RunStopped, UnknownName
 from dcpt.finetuning import finetune
+from dcpt.gradients import StepOutput, backward_normalized
 from dcpt.hub import from_pretrained
+from dcpt.preparation import prepare
 from dcpt.pretraining import pretrain
 from dcpt.recipe import Recipe, Stage, build_recipe, list_recipes, load_recipe, override_stage
 from dcpt.run_folder import RunFolder
-from dcpt.training import StepOutput, TrainingState, backward_normalized, describe_run, learning_rate
+from dcpt.training import TrainingState, learning_rate
 
-STAGE = Stage(steps=6, batch_size=4, patch_size=16, lr=1e-3, head_lr=1e-3, warmup_steps=2, clip_norm=1.0)
+STAGE = Stage(
+    steps=6, batch_size=4, patch_size=16, lr=1e-3, head_lr=1e-3, warmup_steps=2, clip_norm=1.0, validation_share=0
+)
 RECIPE = Recipe("test", "nafnet_test", ("noise", "haze", "clean"), pretrain=STAGE, finetune=STAGE)
 MODES = {"pretrain": pretrain, "finetune": finetune}
 
@@ -50,6 +55,11 @@ def assert_equal(a, b):
         assert a == b
 
 
+def describe(kind, data):
+    options = {"weights": None, "validation": None, "device": "cpu", "settings": {}}
+    return prepare(kind, None, data, recipe=RECIPE, **options).origin
+
+
 class Interrupted(Exception):
     pass
 
@@ -57,23 +67,23 @@ class Interrupted(Exception):
 @pytest.mark.parametrize("mode", MODES)
 def test_an_interrupted_run_ends_bit_for_bit_where_a_straight_one_does(mode, crops, tmp_path, monkeypatch):
     train = MODES[mode]
-    train(RECIPE, crops, tmp_path / "straight")
+    train(None, crops, tmp_path / "straight", recipe=RECIPE)
 
     # Checkpoint every second step; lose the power in step 5.
     often = override_stage(RECIPE, mode, {"checkpoint_every": 2, "log_every": 1})
-    make_batch = SyntheticBatches.__call__
+    make_batch = Batches.__call__
 
     def dying(self, step):
         if step == 5:
             raise Interrupted
         return make_batch(self, step)
 
-    monkeypatch.setattr(SyntheticBatches, "__call__", dying)
+    monkeypatch.setattr(Batches, "__call__", dying)
     with pytest.raises(Interrupted):
-        train(often, crops, tmp_path / "resumed")
+        train(None, crops, tmp_path / "resumed", recipe=often)
     assert final_state(tmp_path / "resumed")["step"] == 4
-    monkeypatch.setattr(SyntheticBatches, "__call__", make_batch)
-    train(often, crops, tmp_path / "resumed")
+    monkeypatch.setattr(Batches, "__call__", make_batch)
+    train(None, crops, tmp_path / "resumed", recipe=often)
 
     assert_equal(final_state(tmp_path / "straight"), final_state(tmp_path / "resumed"))
     steps = [json.loads(line)["step"] for line in (tmp_path / "resumed/metrics.jsonl").read_text().splitlines()]
@@ -81,18 +91,18 @@ def test_an_interrupted_run_ends_bit_for_bit_where_a_straight_one_does(mode, cro
 
 
 def test_a_finished_run_is_left_as_it_is(crops, tmp_path):
-    pretrain(RECIPE, crops, tmp_path / "run")
+    pretrain(None, crops, tmp_path / "run", recipe=RECIPE)
     before = final_state(tmp_path / "run")
-    pretrain(RECIPE, crops, tmp_path / "run")
+    pretrain(None, crops, tmp_path / "run", recipe=RECIPE)
     assert_equal(before, final_state(tmp_path / "run"))
 
 
 def test_pretraining_leads_to_finetuning_and_both_models_load(crops, tmp_path):
-    pair = pretrain(RECIPE, crops, tmp_path / "pretrain")
+    pair = pretrain(None, crops, tmp_path / "pretrain", recipe=RECIPE)
     backbone, head = from_pretrained(pair, with_head=True)
     assert head.labels == RECIPE.labels
     start = replace(RECIPE, finetune=replace(STAGE, steps=1, lr=0.0, ema_decay=0.0, warmup_steps=0, min_lr=0.0))
-    restored = from_pretrained(finetune(start, crops, tmp_path / "finetune", start=pair))
+    restored = from_pretrained(finetune(None, crops, tmp_path / "finetune", start=pair, recipe=start))
     for name, tensor in backbone.state_dict().items():
         assert torch.equal(tensor, restored.state_dict()[name]), name
     config = json.loads((tmp_path / "finetune/model/config.json").read_text())
@@ -104,43 +114,43 @@ def test_training_does_not_touch_the_global_random_state(crops, tmp_path):
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    pretrain(RECIPE, crops, tmp_path)
+    pretrain(None, crops, tmp_path, recipe=RECIPE)
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(crops, tmp_path):
-    finetune(RECIPE, crops, tmp_path)
+    finetune(None, crops, tmp_path, recipe=RECIPE)
     wild = replace(RECIPE, finetune=replace(STAGE, steps=12, lr=1e30, warmup_steps=0, clip_norm=0.0))
     with pytest.raises(DcptError, match="no longer finite"):
-        finetune(wild, crops, tmp_path)
+        finetune(None, crops, tmp_path, recipe=wild)
     assert final_state(tmp_path)["step"] == 6
 
 
 def test_a_run_folder_is_not_resumed_with_other_data_or_another_stage(crops, tmp_path):
-    finetune(RECIPE, crops, tmp_path)
+    finetune(None, crops, tmp_path, recipe=RECIPE)
     recipe = (tmp_path / "recipe.json").read_text()
     with pytest.raises(CheckpointMismatch, match="another seed"):
-        finetune(replace(RECIPE, seed=1), crops, tmp_path)
+        finetune(None, crops, tmp_path, recipe=replace(RECIPE, seed=1))
     with pytest.raises(CheckpointMismatch, match="another data"):
-        finetune(RECIPE, replace(crops, files={}), tmp_path)
+        finetune(None, replace(crops, files={}), tmp_path, recipe=RECIPE)
     with pytest.raises(CheckpointMismatch, match="another stage"):
-        pretrain(RECIPE, crops, tmp_path)
+        pretrain(None, crops, tmp_path, recipe=RECIPE)
     assert (tmp_path / "recipe.json").read_text() == recipe
     assert load_recipe(tmp_path / "recipe.json") == RECIPE
 
 
 def test_a_run_cut_off_before_its_model_was_written_writes_it_when_repeated(crops, tmp_path):
-    model = finetune(RECIPE, crops, tmp_path)
+    model = finetune(None, crops, tmp_path, recipe=RECIPE)
     shutil.rmtree(model)
     with open(tmp_path / "metrics.jsonl", "a") as log:
         log.write('{"step": 7, "lo')
-    assert from_pretrained(finetune(RECIPE, crops, tmp_path)) is not None
+    assert from_pretrained(finetune(None, crops, tmp_path, recipe=RECIPE)) is not None
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [6]
 
 
 def test_weights_that_are_not_finite_are_never_saved(crops, tmp_path):
     backbone = torch.nn.ModuleDict({"backbone": torch.nn.Linear(1, 1)})
-    state = TrainingState(backbone, STAGE, describe_run("finetune", RECIPE, crops))
+    state = TrainingState(backbone, STAGE, describe("finetune", crops))
     state.save(RunFolder(tmp_path))
     torch.nn.init.constant_(backbone["backbone"].weight, float("nan"))
     state.step = 1
@@ -150,7 +160,7 @@ def test_weights_that_are_not_finite_are_never_saved(crops, tmp_path):
 
 
 def test_one_bad_sample_poisons_nothing(crops, tmp_path, monkeypatch):
-    make_batch = SyntheticBatches.__call__
+    make_batch = Batches.__call__
 
     def poisoned(self, step):
         batch = make_batch(self, step)
@@ -158,10 +168,10 @@ def test_one_bad_sample_poisons_nothing(crops, tmp_path, monkeypatch):
             batch.lq[0, 0, 0, 0] = float("nan")
         return batch
 
-    monkeypatch.setattr(SyntheticBatches, "__call__", poisoned)
+    monkeypatch.setattr(Batches, "__call__", poisoned)
     for gradients in ("mean", "normalized"):
         folder = tmp_path / gradients
-        finetune(replace(RECIPE, finetune=replace(STAGE, gradients=gradients)), crops, folder)
+        finetune(None, crops, folder, recipe=replace(RECIPE, finetune=replace(STAGE, gradients=gradients)))
         state = final_state(folder)
         assert state["step"] == 6 and all(torch.isfinite(value).all() for value in state["model"].values())
         assert all(torch.isfinite(value).all() for value in state["ema"].values())
@@ -170,13 +180,13 @@ def test_one_bad_sample_poisons_nothing(crops, tmp_path, monkeypatch):
 
 
 def test_damaged_or_foreign_starts_are_refused(crops, tmp_path):
-    finetune(RECIPE, crops, tmp_path)
+    finetune(None, crops, tmp_path, recipe=RECIPE)
     (tmp_path / "checkpoints/00000006.pt").write_bytes(b"half a file")
     with pytest.raises(CheckpointMismatch, match="cannot resume .* 00000006.pt is damaged .*; choose a new folder"):
-        finetune(RECIPE, crops, tmp_path)
-    pair = pretrain(RECIPE, crops, tmp_path / "pretrain")
+        finetune(None, crops, tmp_path, recipe=RECIPE)
+    pair = pretrain(None, crops, tmp_path / "pretrain", recipe=RECIPE)
     with pytest.raises(CheckpointMismatch, match="expected a plain nafnet_small to start from, got a nafnet_test"):
-        finetune(replace(RECIPE, backbone="nafnet_small"), crops, tmp_path / "other", start=pair)
+        finetune(None, crops, tmp_path / "other", start=pair, recipe=replace(RECIPE, backbone="nafnet_small"))
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "gone", "not a checkpoint", "manifest"])
@@ -209,13 +219,13 @@ def test_a_run_folder_takes_one_process_at_a_time(crops, tmp_path):
         code += "with RunFolder(Path(sys.argv[1])).locked(): pass"
         other = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
     assert other.returncode == 1 and "another process trains in" in other.stderr
-    finetune(RECIPE, crops, tmp_path)
+    finetune(None, crops, tmp_path, recipe=RECIPE)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_asked_to_stop_saves_and_resumes(number, crops, tmp_path, monkeypatch):
-    finetune(RECIPE, crops, tmp_path / "straight")
-    make_batch = SyntheticBatches.__call__
+    finetune(None, crops, tmp_path / "straight", recipe=RECIPE)
+    make_batch = Batches.__call__
     handler = signal.getsignal(number)
 
     def interrupted(self, step):
@@ -223,12 +233,12 @@ def test_a_run_asked_to_stop_saves_and_resumes(number, crops, tmp_path, monkeypa
             signal.raise_signal(number)
         return make_batch(self, step)
 
-    monkeypatch.setattr(SyntheticBatches, "__call__", interrupted)
+    monkeypatch.setattr(Batches, "__call__", interrupted)
     with pytest.raises(RunStopped, match=f"stopped by {number.name} at step 4; repeat the command to go on"):
-        finetune(RECIPE, crops, tmp_path / "stopped")
+        finetune(None, crops, tmp_path / "stopped", recipe=RECIPE)
     assert signal.getsignal(number) is handler and final_state(tmp_path / "stopped")["step"] == 4
-    monkeypatch.setattr(SyntheticBatches, "__call__", make_batch)
-    finetune(RECIPE, crops, tmp_path / "stopped")
+    monkeypatch.setattr(Batches, "__call__", make_batch)
+    finetune(None, crops, tmp_path / "stopped", recipe=RECIPE)
     assert_equal(final_state(tmp_path / "straight"), final_state(tmp_path / "stopped"))
 
 
@@ -250,11 +260,11 @@ def moved(before, after):
 
 
 def test_the_modes_of_pretraining_train_what_they_say(crops, tmp_path):
-    start = pretrain(RECIPE, crops, tmp_path / "start")
+    start = pretrain(None, crops, tmp_path / "start", recipe=RECIPE)
     backbone, _ = weights_of(start)
     for mode in ("standard", "direct", "masked", "head"):
         recipe = override_stage(RECIPE, "pretrain", {"mode": mode})
-        trained, head = weights_of(pretrain(recipe, crops, tmp_path / mode, start=start))
+        trained, head = weights_of(pretrain(None, crops, tmp_path / mode, start=start, recipe=recipe))
         assert moved(backbone, trained) == (mode != "head")
         assert all(torch.isfinite(tensor).all() for tensor in head.values())
     logs = {mode: (tmp_path / mode / "metrics.jsonl").read_text() for mode in ("standard", "direct", "head")}
@@ -266,29 +276,29 @@ def test_the_modes_of_pretraining_train_what_they_say(crops, tmp_path):
 def test_every_backbone_goes_through_twenty_steps_of_every_mode(name, crops, tmp_path):
     stage = replace(STAGE, steps=20)
     recipe = replace(RECIPE, backbone=name, pretrain=stage, finetune=stage)
-    pair = pretrain(recipe, crops, tmp_path / "standard")
+    pair = pretrain(None, crops, tmp_path / "standard", recipe=recipe)
     for mode in ("direct", "masked", "head"):
-        pretrain(override_stage(recipe, "pretrain", {"mode": mode}), crops, tmp_path / mode, start=pair)
+        pretrain(None, crops, tmp_path / mode, start=pair, recipe=override_stage(recipe, "pretrain", {"mode": mode}))
     for mode in ("standard", "guided"):
         folder = tmp_path / f"finetune-{mode}"
-        finetune(override_stage(recipe, "finetune", {"mode": mode}), crops, folder, start=pair)
+        finetune(None, crops, folder, start=pair, recipe=override_stage(recipe, "finetune", {"mode": mode}))
     for log in tmp_path.glob("*/metrics.jsonl"):
         row = json.loads(log.read_text())
         assert row["step"] == 20 and row["loss"] < 5 and "skipped" not in row
 
 
 def test_a_guided_transfer_needs_a_head_that_knows_the_classes(crops, tmp_path):
-    pair = pretrain(RECIPE, crops, tmp_path / "pair")
+    pair = pretrain(None, crops, tmp_path / "pair", recipe=RECIPE)
     recipe = override_stage(RECIPE, "finetune", {"mode": "guided", "clip_norm": 0.01})
-    restored = from_pretrained(finetune(recipe, crops, tmp_path / "guided", start=pair))
+    restored = from_pretrained(finetune(None, crops, tmp_path / "guided", start=pair, recipe=recipe))
     assert moved(from_pretrained(pair).state_dict(), restored.state_dict())
     row = json.loads((tmp_path / "guided/metrics.jsonl").read_text())
     assert row["loss"] == pytest.approx(row["pixel_loss"] + row["class_loss"], rel=1e-5) and 0 <= row["accuracy"] <= 1
     with pytest.raises(CheckpointMismatch, match="got no head"):
-        finetune(recipe, crops, tmp_path / "headless", start=tmp_path / "guided/model")
+        finetune(None, crops, tmp_path / "headless", start=tmp_path / "guided/model", recipe=recipe)
     other = replace(recipe, labels=("haze", "noise", "clean"))
     with pytest.raises(CheckpointMismatch, match="expected a head for"):
-        finetune(other, crops, tmp_path / "other", start=pair)
+        finetune(None, crops, tmp_path / "other", start=pair, recipe=other)
 
 
 def test_the_rate_warms_up_and_falls_as_a_cosine():
@@ -367,7 +377,7 @@ def test_both_stages_train_on_the_gpu(mode, precision, crops, tmp_path):
 
 @pytest.mark.gpu
 def test_batches_are_made_on_the_gpu_and_repeat(crops):
-    batches = SyntheticBatches(crops.to(torch.device("cuda")), RECIPE, STAGE)
+    batches = make_batches(load_data(crops), RECIPE, STAGE, "cuda", paired=True)
     first, again = batches(3), batches(3)
     assert first.lq.is_cuda and torch.equal(first.lq, again.lq) and torch.equal(first.label, again.label)
 
@@ -375,7 +385,7 @@ def test_batches_are_made_on_the_gpu_and_repeat(crops):
 def test_normalized_gradients_are_the_mean_of_directions():
     weight, unused = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(2))
     pictures = torch.tensor([[3.0, 0, 4], [0, 0, 100]])
-    batch = Batch(pictures, pictures, torch.zeros(2))
+    batch = Batch(pictures, pictures, torch.zeros(2), torch.zeros(2))
 
     def compute(batch):
         loss = (weight * batch.lq).sum()  # its gradient is the picture
@@ -389,9 +399,9 @@ def test_normalized_gradients_are_the_mean_of_directions():
 
 def test_finetuning_takes_normalized_gradients_and_pretraining_refuses_them(crops, tmp_path):
     stage = replace(STAGE, gradients="normalized")
-    finetune(RECIPE, crops, tmp_path / "mean")
-    finetune(replace(RECIPE, finetune=stage), crops, tmp_path / "normalized")
+    finetune(None, crops, tmp_path / "mean", recipe=RECIPE)
+    finetune(None, crops, tmp_path / "normalized", recipe=replace(RECIPE, finetune=stage))
     weights = [final_state(tmp_path / run)["model"]["backbone.ending.weight"] for run in ("mean", "normalized")]
     assert torch.isfinite(weights[1]).all() and not torch.equal(*weights)
     with pytest.raises(InvalidSetting, match="gradients=mean"):
-        pretrain(replace(RECIPE, pretrain=stage), crops, tmp_path / "pair")
+        pretrain(None, crops, tmp_path / "pair", recipe=replace(RECIPE, pretrain=stage))

@@ -10,7 +10,7 @@ import torch
 import dcpt.finetuning
 import dcpt.pretraining  # noqa: F401  (loaded before the fork, as is everything that training needs)
 from dcpt.cli import main
-from dcpt.data.synthetic import SyntheticBatches
+from dcpt.data.batches import Batches
 from dcpt.run_folder import RunFolder
 from dcpt.training import TrainingState
 
@@ -24,9 +24,9 @@ def train(arguments, errors, kill_step=None, kill_worker_step=None):
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # so that the data workers are patched, too
     sys.stderr = open(errors, "w")  # noqa: SIM115
-    update, make_batch = TrainingState.update, SyntheticBatches.__call__
-    TrainingState.update = lambda state: die() if state.step == kill_step else update(state)
-    SyntheticBatches.__call__ = lambda self, step: die() if step == kill_worker_step else make_batch(self, step)
+    update, make_batch = TrainingState.update, Batches.__call__
+    TrainingState.update = lambda state, processes: die() if state.step == kill_step else update(state, processes)
+    Batches.__call__ = lambda self, step: die() if step == kill_worker_step else make_batch(self, step)
     main([str(argument) for argument in arguments])
 
 

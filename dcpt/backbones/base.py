@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from torch import Tensor, nn
 
-from dcpt.errors import DcptError, InvalidImage, InvalidSetting
+from dcpt.errors import CheckpointMismatch, DcptError, InvalidImage, InvalidSetting
 from dcpt.registry import Registry, unknown_name
 
 Hook = bool | Literal["both"]
@@ -85,6 +85,8 @@ class Backbone(nn.Module):
         """
         from dcpt.checkpoint import save_model
 
+        if self.variant is None:
+            raise CheckpointMismatch("expected a backbone of create_backbone; register yours with register_backbone")
         save_model(Path(folder), self, head, details=details)
 
     def push_to_hub(

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,16 @@ class PackedCrops:
     def to(self, device: torch.device) -> PackedCrops:
         """Return the crops on another device, so that patches are cut there."""
         return PackedCrops(self.pixels.to(device), self.files)
+
+    def split(self, share: float) -> tuple[PackedCrops, PackedCrops | None]:
+        """Hold out the last crops; return the rest and what is held out, None if too little is there.
+
+        Crops of one photograph lie together, so that at most one photograph is in both.
+        """
+        count = round(share * len(self.pixels))
+        if not 0 < count < len(self.pixels):
+            return self, None
+        return replace(self, pixels=self.pixels[:-count]), replace(self, pixels=self.pixels[-count:])
 
     def save(self, path: Path) -> None:
         """Write all crops and the manifest to one safetensors file, atomically."""

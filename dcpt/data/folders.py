@@ -4,23 +4,26 @@ photos/
   haze/lq/*.jpg  haze/gt/*.jpg     pairs: a clean picture has the name of its degraded one, or
                                    the beginning of it before an underscore (0001.png, 0001_0.8.png)
   rain/*.png                       no clean pictures: enough to learn what rain looks like
+  noise/clean/*.jpg                clean pictures, to be degraded on the fly by the registered degradation
   clean/*.jpg                      nothing wrong with them
 """
 
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dcpt.data.crops import PackedCrops, find_photographs, load_crops
-from dcpt.data.synthetic import Batch, step_seed
+from dcpt.data.batches import Sample
+from dcpt.data.crops import find_photographs
+from dcpt.data.synthetic import MARGIN
+from dcpt.degradations import apply_degradations, list_degradations
+from dcpt.degradations.base import uniform
 from dcpt.errors import DcptError, InvalidData
 from dcpt.image import read_picture
 from dcpt.recipe import CLEAN, Recipe, Stage
@@ -31,10 +34,17 @@ UNREADABLE_SHARE = 0.2  # a run stops when more than this share of the pictures 
 
 @dataclass(frozen=True)
 class Pair:
-    """A degraded picture, and its clean counterpart if there is one."""
+    """A degraded picture, and its clean counterpart if there is one.
+
+    Attributes:
+        lq: The degraded picture.
+        gt: The clean one; the same file for a clean picture.
+        made: Whether it is clean and to be degraded on the fly.
+    """
 
     lq: Path
     gt: Path | None
+    made: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,10 +73,25 @@ class LabelledFolders:
         lines = {f"{path.relative_to(self.root).as_posix()} {path.stat().st_size}" for path in files}
         return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
+    def split(self, share: float) -> tuple[LabelledFolders, LabelledFolders | None]:
+        """Hold out a share of every label; return the rest and what is held out, None if too little is there.
+
+        Which pictures are held out follows from their names, whatever else is added.
+        """
+        kept, held = {}, {}
+        for label, pairs in self.pairs.items():
+            count = round(share * len(pairs))
+            ordered = sorted(pairs, key=lambda pair: hashlib.sha256(pair.lq.name.encode()).digest())
+            chosen = {pair.lq for pair in ordered[:count]}
+            kept[label] = [pair for pair in pairs if pair.lq not in chosen]
+            if chosen:
+                held[label] = [pair for pair in pairs if pair.lq in chosen]
+        return replace(self, pairs=kept), replace(self, pairs=held, unmatched=()) if held else None
+
 
 def has_labels(folder: Path) -> bool:
-    """Say whether a folder has a folder per degradation, at least one of them with `lq/` in it."""
-    return folder.is_dir() and any((child / "lq").is_dir() for child in folder.iterdir())
+    """Say whether a folder has a folder per degradation, at least one of them with `lq/` or `clean/` in it."""
+    return folder.is_dir() and any((child / part).is_dir() for child in folder.iterdir() for part in ("lq", "clean"))
 
 
 def read_folders(root: Path) -> LabelledFolders:
@@ -74,24 +99,45 @@ def read_folders(root: Path) -> LabelledFolders:
 
     Raises:
         InvalidData: If there are no such folders, or one has no pictures.
+        UnknownName: If clean pictures are to be degraded by a degradation that is not registered.
     """
     if not root.is_dir():
         raise InvalidData(f"expected a folder with a folder per degradation, found none at {root}")
     pairs: dict[str, list[Pair]] = {}
     unmatched: list[Path] = []
     for folder in sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith(".")):
-        if (folder / "lq").is_dir():
-            found, lost = match_names(find_photographs([folder / "lq"]), find_counterparts(folder))
-            unmatched += lost
-        else:
-            pictures = find_photographs([folder])
-            found = [Pair(path, path if folder.name == CLEAN else None) for path in pictures]
+        found, lost = read_label(folder)
         if not found:
             raise InvalidData(f"expected pictures in {folder}, or pairs in its lq/ and gt/, found none")
         pairs[folder.name] = found
+        unmatched += lost
     if not pairs:
         raise InvalidData(f"expected a folder per degradation in {root}, found no folders")
     return LabelledFolders(root, pairs, tuple(unmatched))
+
+
+def read_label(folder: Path) -> tuple[list[Pair], list[Path]]:
+    """List the pictures of one degradation; return them and those in `lq/` without a counterpart."""
+    label, lq, clean = folder.name, folder / "lq", folder / "clean"
+    if not lq.is_dir() and not clean.is_dir():
+        return [Pair(path, path if label == CLEAN else None) for path in find_photographs([folder])], []
+    pairs, unmatched = [], []
+    if lq.is_dir():
+        pairs, unmatched = match_names(find_photographs([lq]), find_counterparts(folder))
+    if clean.is_dir():
+        pairs += make_pairs(label, find_photographs([clean]))
+    return pairs, unmatched
+
+
+def make_pairs(label: str, clean: Sequence[Path]) -> list[Pair]:
+    """Return pairs of clean pictures that are to be degraded on the fly.
+
+    Raises:
+        UnknownName: If the degradation is not registered.
+    """
+    if label not in list_degradations():
+        raise unknown_name("degradation", label, list_degradations())
+    return [Pair(path, path, made=True) for path in clean]
 
 
 def find_counterparts(folder: Path) -> list[Path] | None:
@@ -132,17 +178,6 @@ def check_folders(data: LabelledFolders, *, progress: Callable[[list[Pair]], Ite
     return problems
 
 
-def load_data(sources: Sequence[Path]) -> PackedCrops | LabelledFolders:
-    """Load what a training command is given: a folder per degradation, or clean photographs to degrade.
-
-    Raises:
-        InvalidData: As `read_folders` and `load_crops`.
-    """
-    if len(sources) == 1 and has_labels(sources[0]):
-        return read_folders(sources[0])
-    return load_crops(sources)
-
-
 def read_pair(pair: Pair) -> tuple[Tensor, Tensor | None]:
     """Read both pictures, each (1, 3, H, W) in [0, 1].
 
@@ -160,13 +195,13 @@ def read_pair(pair: Pair) -> tuple[Tensor, Tensor | None]:
     return lq, gt
 
 
-class FolderBatches:
-    """The endless data stream of a folder per degradation; the batch of a step is a function of the step.
+class FolderPictures:
+    """Patches of the pictures of a folder per degradation.
 
     Args:
         data: The pictures.
-        recipe: Gives the labels, which must have all of the data's among them, and the seed.
-        stage: Gives batch size, patch size and sampling weights.
+        recipe: Gives the labels, which must have all of the data's among them.
+        stage: Gives patch size and sampling weights.
         paired: Whether only pictures with a clean counterpart will do, as for restoration. Where
             they need not, a picture without one is given the clean picture of another.
 
@@ -179,7 +214,7 @@ class FolderBatches:
         for label in data.pairs:
             if label not in recipe.labels:
                 raise unknown_name("label (a folder's name; the recipe lists them):", label, recipe.labels)
-        self.seed, self.stage, self.labels = recipe.seed, stage, recipe.labels
+        self.patch_size, self.labels = stage.patch_size, recipe.labels
         self.clean = [pair for pairs in data.pairs.values() for pair in pairs if pair.gt]
         if not self.clean:
             raise InvalidData(f"expected clean pictures in some gt/ or in clean/ of {data.root}, found none")
@@ -192,51 +227,60 @@ class FolderBatches:
         self.weights = torch.tensor([stage.sampling_weights.get(name, 1.0) for name in self.names])
         self.unreadable: set[Path] = set()
 
-    def __call__(self, step: int) -> Batch:
-        """Make the batch of a step."""
-        generator = torch.Generator().manual_seed(step_seed(self.seed, step))
-        kinds = torch.multinomial(self.weights, self.stage.batch_size, replacement=True, generator=generator)
-        names = [self.names[kind] for kind in kinds.tolist()]
-        samples = [self._draw(self.pairs[name], generator) for name in names]
-        lq, gt = (torch.cat(pictures) for pictures in zip(*samples, strict=True))
-        return Batch(lq, gt, torch.tensor([self.labels.index(name) for name in names]))
+    def draw(self, number: int, seed: int) -> Sample:
+        """Cut a patch out of a picture that can be read.
 
-    def _draw(self, pairs: Sequence[Pair], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        lq, gt = self._read_some(pairs, generator)
-        if gt is None:
-            _, clean = self._read_some(self.clean, generator)
-            return self._cut((lq,), generator)[0], self._cut((clean,), generator)[0]
-        return self._cut((lq, gt), generator)
+        Raises:
+            InvalidData: If too many cannot.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        name = self.names[int(torch.multinomial(self.weights, 1, generator=generator))]
+        skipped: dict[str, str] = {}
+        pair, lq, gt = self._read_some(self.pairs[name], generator, skipped)
+        if pair.made:
+            gt = self._cut((lq,), generator, margin=MARGIN)[0]
+            lq = apply_degradations(gt, {name: uniform(generator, 1)}, generator)
+            lq, gt = (x[..., MARGIN:-MARGIN, MARGIN:-MARGIN] for x in ((lq * 255).round() / 255, gt))
+        elif gt is None:
+            _, _, clean = self._read_some(self.clean, generator, skipped)
+            lq, gt = self._cut((lq,), generator)[0], self._cut((clean,), generator)[0]
+        else:
+            lq, gt = self._cut((lq, gt), generator)
+        return Sample(lq, gt, self.labels.index(name), skipped)
 
-    def _read_some(self, pairs: Sequence[Pair], generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Read a pair drawn at random; one that cannot be read is named once, and another drawn."""
+    def _read_some(
+        self, pairs: Sequence[Pair], generator: torch.Generator, skipped: dict[str, str]
+    ) -> tuple[Pair, Tensor, Tensor | None]:
+        """Read a pair drawn at random; in place of one that cannot be read, which is noted, draw another."""
         while True:
             pair = pairs[int(torch.randint(len(pairs), (), generator=generator))]
             try:
-                return read_pair(pair)
+                return pair, *read_pair(pair)
             except DcptError as error:
-                self._skip(pair, error)
+                skipped[str(pair.lq)] = str(error)
+                self._count(pair, error)
 
-    def _skip(self, pair: Pair, error: DcptError) -> None:
-        if pair.lq not in self.unreadable:
-            warnings.warn(f"skipped: {error}", stacklevel=2)
+    def _count(self, pair: Pair, error: DcptError) -> None:
         self.unreadable.add(pair.lq)
         total = sum(map(len, self.pairs.values()))
         if len(self.unreadable) > UNREADABLE_SHARE * total:
-            raise InvalidData(f"{len(self.unreadable)} of {total} pictures cannot be used, the last one: {error}")
+            raise InvalidData(
+                f"{len(self.unreadable)} of {total} pictures cannot be used ('dcpt data check' names them), "
+                f"the last one: {error}"
+            )
 
-    def _cut(self, pictures: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
+    def _cut(self, pictures: tuple[Tensor, ...], generator: torch.Generator, *, margin: int = 0) -> tuple[Tensor, ...]:
         """Cut one random square out of all pictures, turned one of eight ways; the edges of small ones are repeated."""
-        size = self.stage.patch_size
+        size = self.patch_size + 2 * margin
         height, width = pictures[0].shape[-2:]
-        margin = max(0, size - height), max(0, size - width)
+        missing = max(0, size - height), max(0, size - width)
         top, left, turns, mirrored = (
             int(torch.randint(high, (), generator=generator))
-            for high in (height + margin[0] - size + 1, width + margin[1] - size + 1, 4, 2)
+            for high in (height + missing[0] - size + 1, width + missing[1] - size + 1, 4, 2)
         )
         patches = []
         for picture in pictures:
-            whole = F.pad(picture, (0, margin[1], 0, margin[0]), mode="replicate") if any(margin) else picture
+            whole = F.pad(picture, (0, missing[1], 0, missing[0]), mode="replicate") if any(missing) else picture
             patch = torch.rot90(whole[..., top : top + size, left : left + size], turns, (-2, -1))
             patches.append((patch.flip(-1) if mirrored else patch).contiguous())
         return tuple(patches)
