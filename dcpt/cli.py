@@ -239,6 +239,21 @@ def show(folder: Path, as_json: bool, plot: Path | None) -> None:
         plot_curves(folder, plot)
 
 
+LAYOUT = click.option(
+    "--layout", type=click.Choice(["5d", "10d", "cdd11"]), help="The folder has the published sets of a paper's table."
+)
+
+
+def find_layout(name: str, root: Path, *, split: str = "train") -> Any:
+    """Find published sets below a folder; say what of them is incomplete."""
+    from dcpt.data.layouts import find_published
+
+    found = find_published(name, root, split=split)
+    for line in found.incomplete:
+        click.echo(f"incomplete: {line}", err=True)
+    return found.as_folders()
+
+
 @main.group()
 def data() -> None:
     """Look at training data."""
@@ -246,16 +261,20 @@ def data() -> None:
 
 @data.command()
 @click.argument("folder", type=PATH)
-def check(folder: Path) -> None:
+@LAYOUT
+@click.option("--split", type=click.Choice(["train", "test"]), default="train", help="Of a published set.")
+def check(folder: Path, layout: str | None, split: str) -> None:
     """Count the pictures of FOLDER, a folder per degradation, and name those that cannot serve."""
     from tqdm import tqdm
 
     from dcpt.data.folders import check_folders, read_folders
 
-    found = read_folders(folder)
+    found = find_layout(layout, folder, split=split) if layout else read_folders(folder)
     for label in found.labels:
         pairs = found.pairs[label]
-        click.echo(f"{label:20}{len(pairs):8} pictures,{sum(pair.gt is not None for pair in pairs):8} with a clean one")
+        made, paired = (sum(kind) for kind in ([x.made for x in pairs], [x.gt is not None for x in pairs]))
+        ending = "to be degraded" if made == len(pairs) else "with a clean one"
+        click.echo(f"{label:20}{len(pairs):8} pictures,{made if made == len(pairs) else paired:8} {ending}")
     problems = check_folders(found, progress=tqdm)
     for path, problem in sorted(problems.items()):
         click.echo(f"{path.relative_to(folder)}: {problem}", err=True)
@@ -286,6 +305,7 @@ def training_options(command: Any) -> Any:
         click.option("--recipe", default="small-10d", show_default=True, help="Name or file of a recipe."),
         click.option("--backbone", help="Another backbone than the recipe's."),
         click.option("--from", "start", help="Trained weights to start from: a name, folder or Hub repository."),
+        LAYOUT,
         click.option("--weights", metavar="W,W", help="How often to draw from each DATA, such as 3,1."),
         click.option("--validation", multiple=True, type=PATH, help="Data to validate on, instead of a share of DATA."),
         click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the recipe."),
@@ -319,6 +339,7 @@ def run_stage(
     data: tuple[Path, ...],
     output: Path,
     backbone: str | None,
+    layout: str | None,
     weights: str | None,
     validation: tuple[Path, ...],
     settings: tuple[str, ...],
@@ -330,7 +351,8 @@ def run_stage(
     changes = parse_settings(settings)
     check_settings(changes)  # before one is taken for another argument
     numbers = None if weights is None else parse_weights(weights)
-    model = train(backbone, data, output, weights=numbers, validation=validation or None, **options, **changes)
+    sources = [find_layout(layout, path) for path in data] if layout else data
+    model = train(backbone, sources, output, weights=numbers, validation=validation or None, **options, **changes)
     if int(os.environ.get("RANK", 0)) == 0:  # where several processes train, one speaks
         click.echo(model)
 

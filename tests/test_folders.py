@@ -11,9 +11,10 @@ from PIL import Image
 
 import dcpt
 from dcpt.cli import main
+from dcpt.data.crops import pack_crops
 from dcpt.data.folders import FolderPictures, check_folders, has_labels, read_folders
 from dcpt.data.mixture import load_data, make_batches
-from dcpt.errors import InvalidData, UnknownName
+from dcpt.errors import InvalidData, InvalidSetting, UnknownName
 from dcpt.finetuning import finetune
 from dcpt.pretraining import pretrain
 from dcpt.recipe import Recipe, Stage, list_recipes, load_recipe, override_stage, relabel
@@ -145,3 +146,54 @@ def test_folders_that_make_no_sense_are_named(folders, tmp_path):
     save(make_picture(64, 64), tmp_path / "only/rain/0.png")
     with pytest.raises(InvalidData, match="expected clean pictures in some gt/"):
         make_batches(load_data(read_folders(tmp_path / "only")), RECIPE, STAGE, paired=False)
+
+
+def test_clean_pictures_are_degraded_as_the_folder_says(folders):
+    for seed in range(3):
+        save(make_picture(80, 80, seed), folders / f"low_light/clean/{seed}.png")
+    recipe = Recipe("test", "nafnet_test", ("dust", "rain", "low_light", "clean"))
+    batches = make_batches(load_data(folders), recipe, STAGE, paired=True)
+    batch = next(batch for batch in map(batches, range(9)) if (batch.label == 2).any())
+    made = batch.label == 2
+    assert (batch.lq[made].mean((1, 2, 3)) < 0.6 * batch.gt[made].mean((1, 2, 3))).all()
+    (folders / "low_light").rename(folders / "low_ligth")
+    with pytest.raises(UnknownName, match="'low_light'"):
+        read_folders(folders)
+
+
+def test_kinds_of_data_are_mixed_by_weight(folders, photo_folder, tmp_path):
+    crops = pack_crops([photo_folder], crop_size=64)
+    crops.save(tmp_path / "crops.safetensors")
+    data = load_data([folders, tmp_path / "crops.safetensors"], weights=[3, 1])
+    labels = ("dust", "rain", "noise", "clean")
+    batches = make_batches(data, Recipe("test", "nafnet_test", labels), STAGE, paired=True)
+    label = torch.cat([batches(step).label for step in range(40)])
+    assert (label == labels.index("noise")).float().mean().item() == pytest.approx(1 / 4, abs=0.08)
+    mixed = relabel(load_recipe("small-10d"), data.labels, synthesises=data.synthesises)
+    assert mixed.labels[-1] == "clean" and {"dust", "rain", "noise"} <= set(mixed.labels)
+    assert mixed.pretrain.clean_share == load_recipe("small-10d").pretrain.clean_share
+    with pytest.raises(InvalidSetting, match="a positive weight for each of 2 data, got"):
+        load_data([folders, crops], weights=[1])
+
+
+def test_folders_of_photographs_count_as_one(folders, tmp_path):
+    for name in ("cats", "dogs"):
+        save(make_picture(256, 256), tmp_path / name / "0.png")
+    data = load_data([tmp_path / "cats", folders, tmp_path / "dogs"])
+    assert len(data.parts) == 2 and data.weights == (1, 1)
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_a_tenth_of_corrupt_files_ends_no_run(workers, folders, tmp_path):
+    for seed in range(5, 45):
+        save(make_picture(40, 40, seed), folders / f"clean/{seed}.png")
+    broken = [folders / f"clean/{seed}.png" for seed in (3, 11, 29, 40)] + [folders / "dust/lq/0001_0.8_0.2.png"]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:60])
+    settings = {"steps": 40, "workers": workers, "log_every": 10, "validation_share": 0}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        finetune(None, folders, tmp_path / "run", recipe=RECIPE, device="cpu", **settings)
+    messages = [str(warning.message) for warning in caught if "skipped" in str(warning.message)]
+    assert len(messages) == len(set(messages)) == len(broken)
+    assert all(any(path.name in message for message in messages) for path in broken)

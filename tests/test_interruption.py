@@ -13,6 +13,7 @@ from dcpt.data.crops import pack_crops
 from dcpt.run_folder import RunFolder
 
 SETTINGS = {"steps": 60, "batch_size": 2, "patch_size": 16, "lr": 1e-3, "checkpoint_every": 10, "log_every": 10}
+SETTINGS |= {"validation_size": 4}
 RECIPE = """
 name: test
 backbone: nafnet_test
