@@ -11,6 +11,9 @@ from dcpt.files import atomic_path, read_json
 from dcpt.recipe import RECIPE_FILE
 from dcpt.run_folder import BEST_FILE, LOG_FILE
 
+UNPLOTTED = ("step", "skipped", "seconds_per_step")
+WORDS = {"": "training", "val_": "validation", "val_input_": "validation, input"}
+
 Rows = list[dict[str, float]]
 
 
@@ -56,7 +59,7 @@ def summarise_run(folder: Path) -> dict[str, Any]:
 
 
 def plot_curves(folder: Path, target: Path) -> None:
-    """Write the curves of a run's log as a picture, one panel per number.
+    """Write the curves of a run's log as a picture, one panel per number and its counterparts in validation.
 
     Raises:
         InvalidData: If the folder is not that of a run, or its log is empty.
@@ -70,14 +73,21 @@ def plot_curves(folder: Path, target: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingExtra("plotting needs matplotlib; install it with: pip install 'dcpt[plot]'") from None
-    names = dict.fromkeys(name for row in rows for name in row if name not in ("step", "skipped"))
-    figure = Figure(figsize=(7, 2.2 * len(names)), layout="constrained")
-    panels = figure.subplots(len(names), sharex=True, squeeze=False)[:, 0]
-    for panel, name in zip(panels, names, strict=True):
-        known = [row for row in rows if name in row]
-        panel.plot([row["step"] for row in known], [row[name] for row in known], linewidth=1)
-        panel.set_ylabel(name.replace("_", " "))
+    curves: dict[str, list[str]] = {}
+    for name in dict.fromkeys(name for row in rows for name in row if name not in UNPLOTTED):
+        curves.setdefault(name.removeprefix("val_").removeprefix("input_"), []).append(name)
+    figure = Figure(figsize=(7, 2.2 * len(curves)), layout="constrained")
+    panels = figure.subplots(len(curves), sharex=True, squeeze=False)[:, 0]
+    for panel, (title, names) in zip(panels, curves.items(), strict=True):
+        for name in names:
+            known = [row for row in rows if name in row]
+            dots = "." if name.startswith("val_") else ""
+            label = WORDS.get(name.removesuffix(title), "")
+            panel.plot([row["step"] for row in known], [row[name] for row in known], marker=dots, label=label)
+        panel.set_ylabel(title.replace("_", " "))
         panel.grid(alpha=0.3)
+        if len(names) > 1:
+            panel.legend()
     panels[-1].set_xlabel("step")
     with atomic_path(target) as temporary:
         figure.savefig(temporary, dpi=120)

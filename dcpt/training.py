@@ -38,7 +38,7 @@ class TrainingState:
     Args:
         model: The trained modules by name, "backbone" and possibly "head".
         stage: Rates and decays.
-        origin: What the run is, from `describe_run`. The settings of the stage may change when it
+        origin: What the run is, from `Setup.origin`. The settings of the stage may change when it
             is resumed; the kind of stage, seed, labels and data may not.
     """
 

@@ -1,4 +1,4 @@
-"""Your own network in dcpt: registered, pre-trained for a few steps, its features shown.
+"""Your own network in dcpt: pre-trained by one call, its features shown.
 
     python examples/add_a_backbone.py [FOLDER] [-o features.png]
 
@@ -7,6 +7,7 @@ decoder features, and return them with `hook=True`, finest first.
 """
 
 import argparse
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 import dcpt
-from dcpt.data.crops import pack_crops, sample_patches
-from dcpt.degradations import apply_degradations
+from dcpt.data.crops import pack_crops
+from dcpt.recipe import Recipe
 
-DEGRADATIONS = ["noise", "haze", "demosaic"]
+RECIPE = Recipe("three", "two_levels", labels=("noise", "haze", "demosaic"), head_norm="batch")
 
 
 class TwoLevels(dcpt.Backbone):
@@ -48,27 +49,8 @@ class TwoLevels(dcpt.Backbone):
 
 @dcpt.register_backbone
 def two_levels(**overrides: Any) -> TwoLevels:
-    """The function's name is the variant's name everywhere: here, in recipes, in model folders."""
+    """Only needed to load it by name later: the function's name is the variant's, in recipes and model folders."""
     return TwoLevels(**overrides)
-
-
-def pretrain(backbone: dcpt.Backbone, folder: Path, steps: int) -> None:
-    """Do a few steps of the method; `dcpt.pretrain` with a recipe does it in earnest."""
-    head = dcpt.DegradationClassifier(backbone.feature_channels, len(DEGRADATIONS), norm="batch")
-    optimizer = torch.optim.AdamW([*backbone.parameters(), *head.parameters()], lr=3e-3)
-    generator = torch.Generator().manual_seed(0)
-    crops = pack_crops([folder], crop_size=128)
-    for step in range(steps):
-        gt = sample_patches(crops, 9, 64, generator)
-        label = torch.arange(9) % 3
-        lq = gt.clone()
-        for index, name in enumerate(DEGRADATIONS):
-            lq[label == index] = apply_degradations(gt[label == index], {name: 0.7}, generator)
-        output = dcpt.dcpt_pretrain_step(backbone, head, lq, gt, label)
-        output.loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        print(f"step {step:2}: pixel loss {output.pixel_loss:.3f}, accuracy {output.accuracy:.2f}")
 
 
 @torch.no_grad()
@@ -92,9 +74,11 @@ def main() -> None:
     arguments = parser.parse_args()
 
     torch.manual_seed(0)
-    backbone = dcpt.create_backbone("two_levels", width=16)
-    pretrain(backbone, arguments.folder, arguments.steps)
+    backbone = TwoLevels(width=16)
     crops = pack_crops([arguments.folder], crop_size=128)
+    settings = {"batch_size": 9, "patch_size": 64, "lr": 3e-3, "head_lr": 3e-3, "log_every": 5}
+    with tempfile.TemporaryDirectory() as run:
+        dcpt.pretrain(backbone, crops, run, recipe=RECIPE, device="cpu", steps=arguments.steps, **settings)
     picture = crops.pixels[:1].permute(0, 3, 1, 2).float() / 255
     feature_sheet(backbone, picture).save(arguments.output)
     print(arguments.output)

@@ -90,8 +90,10 @@ class LabelledFolders:
 
 
 def has_labels(folder: Path) -> bool:
-    """Say whether a folder has a folder per degradation, at least one of them with `lq/` or `clean/` in it."""
-    return folder.is_dir() and any((child / part).is_dir() for child in folder.iterdir() for part in ("lq", "clean"))
+    """Say whether a folder has a folder per degradation: `clean/` among them, or `lq/` or `clean/` in one."""
+    if not folder.is_dir() or (folder / CLEAN).is_dir():
+        return folder.is_dir()
+    return any((child / part).is_dir() for child in folder.iterdir() for part in ("lq", "clean"))
 
 
 def read_folders(root: Path) -> LabelledFolders:
@@ -195,6 +197,28 @@ def read_pair(pair: Pair) -> tuple[Tensor, Tensor | None]:
     return lq, gt
 
 
+def cut_patches(pictures: tuple[Tensor, ...], size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """Cut one random square out of all pictures, turned one of eight ways; the edges of small ones are repeated.
+
+    Args:
+        pictures: Pictures of one size, each (1, 3, H, W).
+        size: Side of the square in pixels.
+        generator: Source of all randomness, on the CPU.
+    """
+    height, width = pictures[0].shape[-2:]
+    missing = max(0, size - height), max(0, size - width)
+    top, left, turns, mirrored = (
+        int(torch.randint(high, (), generator=generator))
+        for high in (height + missing[0] - size + 1, width + missing[1] - size + 1, 4, 2)
+    )
+    patches = []
+    for picture in pictures:
+        whole = F.pad(picture, (0, missing[1], 0, missing[0]), mode="replicate") if any(missing) else picture
+        patch = torch.rot90(whole[..., top : top + size, left : left + size], turns, (-2, -1))
+        patches.append((patch.flip(-1) if mirrored else patch).contiguous())
+    return tuple(patches)
+
+
 class FolderPictures:
     """Patches of the pictures of a folder per degradation.
 
@@ -238,14 +262,14 @@ class FolderPictures:
         skipped: dict[str, str] = {}
         pair, lq, gt = self._read_some(self.pairs[name], generator, skipped)
         if pair.made:
-            gt = self._cut((lq,), generator, margin=MARGIN)[0]
+            (gt,) = cut_patches((lq,), self.patch_size + 2 * MARGIN, generator)
             lq = apply_degradations(gt, {name: uniform(generator, 1)}, generator)
             lq, gt = (x[..., MARGIN:-MARGIN, MARGIN:-MARGIN] for x in ((lq * 255).round() / 255, gt))
         elif gt is None:
             _, _, clean = self._read_some(self.clean, generator, skipped)
-            lq, gt = self._cut((lq,), generator)[0], self._cut((clean,), generator)[0]
+            lq, gt = (cut_patches((picture,), self.patch_size, generator)[0] for picture in (lq, clean))
         else:
-            lq, gt = self._cut((lq, gt), generator)
+            lq, gt = cut_patches((lq, gt), self.patch_size, generator)
         return Sample(lq, gt, self.labels.index(name), skipped)
 
     def _read_some(
@@ -268,19 +292,3 @@ class FolderPictures:
                 f"{len(self.unreadable)} of {total} pictures cannot be used ('dcpt data check' names them), "
                 f"the last one: {error}"
             )
-
-    def _cut(self, pictures: tuple[Tensor, ...], generator: torch.Generator, *, margin: int = 0) -> tuple[Tensor, ...]:
-        """Cut one random square out of all pictures, turned one of eight ways; the edges of small ones are repeated."""
-        size = self.patch_size + 2 * margin
-        height, width = pictures[0].shape[-2:]
-        missing = max(0, size - height), max(0, size - width)
-        top, left, turns, mirrored = (
-            int(torch.randint(high, (), generator=generator))
-            for high in (height + missing[0] - size + 1, width + missing[1] - size + 1, 4, 2)
-        )
-        patches = []
-        for picture in pictures:
-            whole = F.pad(picture, (0, missing[1], 0, missing[0]), mode="replicate") if any(missing) else picture
-            patch = torch.rot90(whole[..., top : top + size, left : left + size], turns, (-2, -1))
-            patches.append((patch.flip(-1) if mirrored else patch).contiguous())
-        return tuple(patches)
