@@ -63,9 +63,10 @@ class StepLog:
         means = torch.stack([torch.stack(list(row.values())).float() for row in self.window]).mean(0)
         self.processes.average([means])
         row = dict(zip(self.window[0], means.tolist(), strict=True))
-        row["seconds_per_step"] = (time.perf_counter() - self.started) / (len(self.window) + self.skipped)
+        seconds = (time.perf_counter() - self.started) / (len(self.window) + self.skipped)
+        line = {"step": step, **row, "seconds_per_step": seconds}
         if self.processes.is_main:
-            self.write({"step": step, **row} | ({"skipped": self.skipped} if self.skipped else {}))
+            self.write(line | ({"skipped": self.skipped} if self.skipped else {}))
         self._begin()
         return {name: f"{value:.4f}" for name, value in row.items()}
 

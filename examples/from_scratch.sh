@@ -26,5 +26,6 @@ dcpt evaluate synthetic-10d --data "$photos" --limit 4 --model "$scratch/finetun
 dcpt export "$scratch/finetune/model" -o "$scratch/tiny.safetensors"
 picture=$(find "$photos" -type f | sort | head -n 1)
 dcpt degrade "$picture" -o "$scratch/dark.png" --low-light 0.5 --overwrite
-dcpt restore "$scratch/dark.png" -o "$scratch/restored.png" --model "$scratch/tiny.safetensors" --overwrite
+dcpt restore "$scratch/dark.png" -o "$scratch/restored.png" --model "$scratch/tiny.safetensors" --option pooling=global \
+  --overwrite
 echo "$scratch/restored.png"

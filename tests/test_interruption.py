@@ -93,6 +93,15 @@ def test_fifty_kills_while_a_checkpoint_is_written_lose_nothing_that_was_whole(f
         assert not list(folder.checkpoints.glob(".*"))
 
 
+def test_a_full_disk_stops_the_run_and_leaves_a_good_checkpoint(packed, tmp_path, run):
+    arguments = command(packed, "finetune", tmp_path / "run")
+    assert run(arguments, kill_step=25)[0] == -signal.SIGKILL
+    code, errors = run(arguments, largest_file=20_000)
+    assert code == 1 and "cannot write" in errors and "Traceback" not in errors
+    assert final_state(tmp_path / "run")["step"] == 20
+    assert run(arguments)[0] == 0 and final_state(tmp_path / "run")["step"] == 60
+
+
 def test_a_data_worker_that_dies_is_named_and_the_run_goes_on_when_repeated(packed, tmp_path, run):
     arguments = command(packed, "finetune", tmp_path / "run", workers=2)
     code, errors = run(arguments, kill_worker_step=25)

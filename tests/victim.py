@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 
@@ -19,8 +20,15 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def train(arguments, errors, kill_step=None, kill_worker_step=None):
-    """Run a training command; kill this process before an update, or the worker that prepares a step."""
+def train(arguments, errors, kill_step=None, kill_worker_step=None, largest_file=None):
+    """Run a training command; kill this process before an update, or the worker that prepares a step.
+
+    Args:
+        largest_file: Bytes after which writing a file fails, as on a full disk.
+    """
+    if largest_file is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # so that the data workers are patched, too
     sys.stderr = open(errors, "w")  # noqa: SIM115
