@@ -248,14 +248,17 @@ class Run:
             self.folder.note_best(step, metric, value)
 
 
-class StepBatches(Dataset[Batch]):
-    """The batches of a run by their step, for worker processes."""
+class StepBatches(Dataset[Batch | DcptError]):
+    """The batches of a run by their step, for worker processes; what is wrong with the data is handed over whole."""
 
     def __init__(self, batches: Callable[[int], Batch]) -> None:
         self.batches = batches
 
-    def __getitem__(self, step: int) -> Batch:
-        return self.batches(step)
+    def __getitem__(self, step: int) -> Batch | DcptError:
+        try:
+            return self.batches(step)
+        except DcptError as error:  # raised in a worker, it would come out wrapped in a traceback
+            return error
 
 
 def feed(batches: Callable[[int], Batch], state: TrainingState, stage: Stage) -> Iterator[Batch]:
@@ -267,6 +270,8 @@ def feed(batches: Callable[[int], Batch], state: TrainingState, stage: Stage) ->
         StepBatches(batches), batch_size=None, sampler=steps, num_workers=stage.workers, generator=unused
     )
     for batch in loader:
+        if isinstance(batch, DcptError):
+            raise batch
         yield batch.to(device)
 
 

@@ -126,11 +126,12 @@ def test_unreadable_pictures_are_named_once_and_left_out(train, folders, tmp_pat
     assert all(any(path.name in message for message in messages) for path in broken)
 
 
-def test_too_many_unreadable_pictures_stop_the_run(folders, tmp_path):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_too_many_unreadable_pictures_stop_the_run(workers, folders, tmp_path):
     for path in (folders / "dust/lq").iterdir():
         path.write_bytes(b"")
     with pytest.raises(InvalidData, match="3 of 10 pictures cannot be used.*dcpt data check"):
-        finetune(None, read_folders(folders), tmp_path / "run", recipe=RECIPE)
+        finetune(None, folders, tmp_path / "run", recipe=RECIPE, workers=workers, device="cpu")
 
 
 def test_folders_that_make_no_sense_are_named(folders, tmp_path):

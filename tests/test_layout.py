@@ -29,7 +29,7 @@ LAYERS = [
     {"conversion", "data.crops", "model_card", "run_folder"},
     {"data.synthetic", "data", "runs", "step_log", "validation"},
     {"data.folders"},
-    {"data.layouts"},
+    {"data.layouts", "data.shards"},
     {"data.mixture"},
     {"hub"},
     {"preparation"},

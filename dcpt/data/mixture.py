@@ -1,4 +1,4 @@
-"""Training data of several kinds side by side: clean photographs, a folder per degradation, packed crops."""
+"""Training data of several kinds side by side: clean photographs, a folder per degradation, packed crops, shards."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import torch
 from dcpt.data.batches import Batches, Source
 from dcpt.data.crops import PackedCrops, load_crops
 from dcpt.data.folders import FolderPictures, LabelledFolders, has_labels, read_folders
+from dcpt.data.shards import ShardedPictures, StreamedPictures, list_shards, names_shards
 from dcpt.data.synthetic import SyntheticPictures
 from dcpt.degradations import list_degradations
 from dcpt.errors import InvalidSetting
 from dcpt.recipe import CLEAN, Recipe, Stage
 
-Part = PackedCrops | LabelledFolders
+Part = PackedCrops | LabelledFolders | ShardedPictures
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Mixture:
     """What a run is trained on.
 
     Attributes:
-        parts: Clean photographs and folders per degradation.
+        parts: Clean photographs, folders per degradation and shards.
         weights: How often a picture is drawn from each part, relative to the others.
     """
 
@@ -41,8 +42,8 @@ class Mixture:
 
     @property
     def synthesises(self) -> bool:
-        """Whether some of it is clean photographs, degraded as the recipe says."""
-        return any(isinstance(part, PackedCrops) for part in self.parts)
+        """Whether some of it is clean photographs, degraded as the recipe says; shards may always hold some."""
+        return not all(isinstance(part, LabelledFolders) for part in self.parts)
 
     @property
     def manifest_hash(self) -> str:
@@ -68,33 +69,43 @@ def load_data(data: Data | Sequence[Data], *, weights: Sequence[float] | None = 
 
     Args:
         data: Paths or loaded data: folders of clean photographs, files of packed crops, folders with a
-            folder per degradation. Without weights all folders of clean photographs count as one.
+            folder per degradation, tar shards (files, `https://` or `hf://`, with braces if there are
+            many). Without weights all folders of clean photographs count as one, and so do all shards.
         weights: How often a picture is drawn from each, relative to the others.
 
     Raises:
         InvalidSetting: If there is not one weight for each, or they are no positive numbers.
-        InvalidData: As `read_folders` and `load_crops`.
+        InvalidData: As `read_folders`, `load_crops` and `list_shards`.
+        MissingExtra: As `list_shards`.
     """
     if isinstance(data, Mixture):
         return data
-    given = [data] if isinstance(data, (str, Path, PackedCrops, LabelledFolders)) else list(data)
+    given = [data] if isinstance(data, str | Path | Part) else list(data)
     if weights is not None:
         if len(weights) != len(given) or not all(0 < weight < math.inf for weight in weights):
             raise InvalidSetting(f"expected a positive weight for each of {len(given)} data, got {list(weights)}")
         return Mixture(tuple(_load_part([entry]) for entry in given), tuple(weights))
-    folders = [entry for entry in given if _is_plain_folder(entry)]
-    parts = [_load_part([entry]) for entry in given if not _is_plain_folder(entry)]
-    parts += [_load_part(folders)] if folders else []
+    shards, folders = ([entry for entry in given if is_one(entry)] for is_one in (_is_shards, _is_plain_folder))
+    parts = [_load_part([entry]) for entry in given if not (_is_shards(entry) or _is_plain_folder(entry))]
+    parts += [_load_part(entries) for entries in (shards, folders) if entries]
     return Mixture(tuple(parts), (1.0,) * len(parts))
 
 
+def _is_shards(entry: Data) -> bool:
+    return isinstance(entry, (str, Path)) and names_shards(entry)
+
+
 def _is_plain_folder(entry: Data) -> bool:
-    return isinstance(entry, (str, Path)) and Path(entry).suffix != ".safetensors" and not has_labels(Path(entry))
+    if not isinstance(entry, (str, Path)) or names_shards(entry):
+        return False
+    return Path(entry).suffix != ".safetensors" and not has_labels(Path(entry))
 
 
 def _load_part(entries: Sequence[Data]) -> Part:
     if not isinstance(entries[0], (str, Path)):
         return entries[0]
+    if names_shards(entries[0]):
+        return list_shards(entries)
     paths = [Path(entry) for entry in entries]
     return read_folders(paths[0]) if has_labels(paths[0]) else load_crops(paths)
 
@@ -125,6 +136,8 @@ def make_batches(
     for part in data.parts:
         if isinstance(part, LabelledFolders):
             sources.append(FolderPictures(part, recipe, stage, paired=paired))
+        elif isinstance(part, ShardedPictures):
+            sources.append(StreamedPictures(part, recipe, stage, names=known))
         else:
             names = known if data.labels else recipe.degradations
             sources.append(SyntheticPictures(part.to(torch.device(place)), recipe, stage, names=names))

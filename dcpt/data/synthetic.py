@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from dcpt.data.batches import MIXED, Sample
 from dcpt.data.crops import PackedCrops, sample_patches
@@ -18,21 +19,19 @@ from dcpt.recipe import CLEAN, Recipe, Stage
 MARGIN = 16
 
 
-class SyntheticPictures:
-    """Degraded patches of clean photographs.
+class Synthesis:
+    """Degrades clean patches as a recipe says.
 
     Args:
-        crops: Clean photographs, on the device where the patches are to be made.
         recipe: Gives the labels.
-        stage: Gives patch size, sampling weights and the shares of clean and mixed pictures.
+        stage: Gives sampling weights and the shares of clean and mixed pictures.
         names: The degradations to make, by default all of the recipe.
 
     Raises:
         InvalidSetting: If there is none to make.
     """
 
-    def __init__(self, crops: PackedCrops, recipe: Recipe, stage: Stage, *, names: Sequence[str] | None = None) -> None:
-        self.crops = crops
+    def __init__(self, recipe: Recipe, stage: Stage, *, names: Sequence[str] | None = None) -> None:
         self.labels = recipe.labels
         self.names = recipe.degradations if names is None else tuple(names)
         if not self.names:
@@ -40,15 +39,19 @@ class SyntheticPictures:
         self.weights = torch.tensor([stage.sampling_weights.get(name, 1.0) for name in self.names])
         self.stage = stage
 
-    def draw(self, number: int, seed: int) -> Sample:
-        """Degrade one patch."""
-        generator = torch.Generator(self.crops.pixels.device).manual_seed(seed)
+    def __call__(self, gt: Tensor, generator: torch.Generator, seed: int) -> Sample:
+        """Degrade one patch.
+
+        Args:
+            gt: The clean patch with a margin, (1, 3, P + 2 * MARGIN, P + 2 * MARGIN), RGB in [0, 1].
+            generator: Draws how each degradation looks, on the patch's device.
+            seed: Decides which ones there are.
+        """
         # On the CPU, for choices steer the program; of another seed (in its low 32 bits, the only
         # ones that count there), for equal bits drawn as crop and as label would tie photographs
         # to degradations.
         choices = torch.Generator().manual_seed(seed ^ 0x5DEECE66)
         label = self._draw_label(choices)
-        gt = sample_patches(self.crops, 1, self.stage.patch_size + 2 * MARGIN, generator)
         severity = uniform(generator, 1)
         severities = {name: severity * share for name, share in self._draw_chain(label, choices).items()}
         lq = apply_degradations(gt, severities, generator)
@@ -72,3 +75,26 @@ class SyntheticPictures:
             return {self.names[i]: 0.7 for i in order[:length].tolist()}
         name = self.labels[label]
         return {} if name == CLEAN else {name: 1.0}
+
+
+class SyntheticPictures:
+    """Degraded patches of clean photographs.
+
+    Args:
+        crops: Clean photographs, on the device where the patches are to be made.
+        recipe: As for `Synthesis`.
+        stage: Gives patch size, and what `Synthesis` needs.
+        names: As for `Synthesis`.
+
+    Raises:
+        InvalidSetting: As `Synthesis`.
+    """
+
+    def __init__(self, crops: PackedCrops, recipe: Recipe, stage: Stage, *, names: Sequence[str] | None = None) -> None:
+        self.crops, self.size = crops, stage.patch_size + 2 * MARGIN
+        self.synthesis = Synthesis(recipe, stage, names=names)
+
+    def draw(self, number: int, seed: int) -> Sample:
+        """Degrade one patch."""
+        generator = torch.Generator(self.crops.pixels.device).manual_seed(seed)
+        return self.synthesis(sample_patches(self.crops, 1, self.size, generator), generator, seed)
