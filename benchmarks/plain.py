@@ -1,7 +1,8 @@
 """The four networks written the way they usually are, on the weights of this package's modules.
 
 Channels-first data, layer norms composed of mean, variance and square root on a transposed copy,
-queries and keys normalised over the whole picture, windows by roll and transposition.
+queries and keys normalised over the whole picture, windows by roll and transposition. As forward
+hooks would, `seen` collects the features on the way of a whole pass, in order of computation.
 """
 
 import torch
@@ -39,13 +40,19 @@ def naf_block(block, x):
     return x + block.conv5(a * b) * block.gamma
 
 
+def note(seen, feature):
+    if seen is not None:
+        seen.append(feature)
+    return feature
+
+
 def run(blocks, x, block_function):
     for block in blocks:
         x = block_function(block, x)
     return x
 
 
-def nafnet(net, x):
+def nafnet(net, x, seen=None):
     y, skips = net.intro(x), []
     for encoder, down in zip(net.encoders, net.downs):
         y = run(encoder, y, naf_block)
@@ -54,6 +61,7 @@ def nafnet(net, x):
     y = run(net.middle_blks, y, naf_block)
     for up, decoder in zip(net.ups, net.decoders):
         y = run(decoder, up(y) + skips.pop(), naf_block)
+        note(seen, y)
     return net.ending(y) + x
 
 
@@ -84,13 +92,13 @@ def encode(net, x):
     return encoded1, encoded2, encoded3, run(net.latent, net.down3_4(encoded3), transformer_block)
 
 
-def restormer(net, x):
+def restormer(net, x, seen=None):
     encoded1, encoded2, encoded3, y = encode(net, x)
     y = net.reduce_chan_level3(torch.cat([net.up4_3(y), encoded3], 1))
-    y = run(net.decoder_level3, y, transformer_block)
+    y = note(seen, run(net.decoder_level3, y, transformer_block))
     y = net.reduce_chan_level2(torch.cat([net.up3_2(y), encoded2], 1))
-    y = run(net.decoder_level2, y, transformer_block)
-    y = run(net.decoder_level1, torch.cat([net.up2_1(y), encoded1], 1), transformer_block)
+    y = note(seen, run(net.decoder_level2, y, transformer_block))
+    y = note(seen, run(net.decoder_level1, torch.cat([net.up2_1(y), encoded1], 1), transformer_block))
     return net.output(run(net.refinement, y, transformer_block)) + x
 
 
@@ -101,18 +109,18 @@ def prompt(generator, x):
     return generator.conv3x3(F.interpolate(mixed.sum(1), (h, w), mode="bilinear"))
 
 
-def promptir(net, x):
+def promptir(net, x, seen=None):
     encoded1, encoded2, encoded3, y = encode(net, x)
     y = torch.cat([y, prompt(net.prompt3, y)], 1)
-    y = net.reduce_noise_level3(transformer_block(net.noise_level3, y))
+    y = note(seen, net.reduce_noise_level3(transformer_block(net.noise_level3, y)))
     y = net.reduce_chan_level3(torch.cat([net.up4_3(y), encoded3], 1))
     y = run(net.decoder_level3, y, transformer_block)
     y = torch.cat([y, prompt(net.prompt2, y)], 1)
-    y = net.reduce_noise_level2(transformer_block(net.noise_level2, y))
+    y = note(seen, net.reduce_noise_level2(transformer_block(net.noise_level2, y)))
     y = net.reduce_chan_level2(torch.cat([net.up3_2(y), encoded2], 1))
     y = run(net.decoder_level2, y, transformer_block)
     y = torch.cat([y, prompt(net.prompt1, y)], 1)
-    y = net.reduce_noise_level1(transformer_block(net.noise_level1, y))
+    y = note(seen, net.reduce_noise_level1(transformer_block(net.noise_level1, y)))
     y = run(net.decoder_level1, torch.cat([net.up2_1(y), encoded1], 1), transformer_block)
     return net.output(run(net.refinement, y, transformer_block)) + x
 
@@ -139,7 +147,7 @@ def swin_layer(layer, x, height, width, size, shift):
     return x + layer.mlp(composed_norm(x, layer.norm2))
 
 
-def swinir(net, x):
+def swinir(net, x, seen=None):
     """Without position bias and shift mask, as in DCPT."""
     b, _, height, width = x.shape
     size = net.size_multiple
@@ -152,5 +160,29 @@ def swinir(net, x):
             z = swin_layer(layer, z, height, width, size, index % 2 * (size // 2))
         z = stage.conv(z.transpose(1, 2).reshape(b, -1, height, width))
         y = y + z.flatten(2).transpose(1, 2)
+        if seen is not None:
+            seen.append(y.transpose(1, 2).reshape(b, -1, height, width))
     y = composed_norm(y, net.norm).transpose(1, 2).reshape(b, -1, height, width)
     return x + net.conv_last(net.conv_after_body(y) + shallow) + net.mean
+
+
+def normalized_conv(conv, x):
+    x = F.conv2d(x, conv.weight, padding=conv.padding)
+    return conv.norm(x) if isinstance(conv.norm, torch.nn.BatchNorm2d) else channel_norm(x, conv.norm)
+
+
+def bottleneck(block, x):
+    y = F.relu(normalized_conv(block.conv1, x))
+    y = F.relu(normalized_conv(block.conv2, y))
+    return F.relu(normalized_conv(block.conv3, y) + x)
+
+
+def degradationclassifier(head, features):
+    """Features finest first."""
+    mixing, x = F.softmax(head.mixing_weights, dim=0), None
+    for weight, feature, blocks, downsample in zip(mixing, features, head.bottleneck_layers, head.downsample_layers):
+        if x is not None and feature.shape != x.shape:
+            feature = F.interpolate(feature, size=x.shape[-2:], mode="nearest")
+        x = weight * feature if x is None else weight * feature + x
+        x = downsample(run(blocks, x, bottleneck))
+    return head.fc(F.adaptive_avg_pool2d(run(head.last_stage, x, bottleneck), 1).flatten(1))

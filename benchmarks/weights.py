@@ -13,8 +13,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dcpt import Restorer, from_pretrained
+from dcpt.cases import load_clean_pictures
 from dcpt.device import pick_device
-from dcpt.evaluation import classify_synthetic, evaluate_synthetic, load_clean_pictures
+from dcpt.evaluation import classify_synthetic, evaluate_synthetic
 from dcpt.files import write_json
 from dcpt.listing import format_weights
 from dcpt.model_card import write_card
