@@ -1,94 +1,135 @@
-"""How well a model restores and recognises: the frozen synthetic benchmark.
-
-The benchmark `synthetic-10d` needs nothing but a folder of clean pictures: centre crops of 256
-pixels, each degraded at a fixed seed, severities spread evenly over [0, 1] from picture to
-picture. Input and output are rounded to 8 bits; PSNR and SSIM follow the `dcpt` protocol. Any
-change to the degradations changes the benchmark, so reports carry its version.
-"""
+"""How well a model restores and recognises: the numbers of a benchmark, and those without a model."""
 
 from __future__ import annotations
 
+import hashlib
+import heapq
+import time
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from PIL import Image, ImageFilter, ImageOps
+from torch import Tensor, nn
 
 from dcpt.backbones import Backbone
-from dcpt.data.crops import find_photographs
-from dcpt.degradations import apply_degradations, list_degradations
-from dcpt.errors import InvalidData
+from dcpt.cases import Benchmark, degrade_frozen, synthetic_benchmark
 from dcpt.heads import DegradationClassifier
 from dcpt.image import read_picture
-from dcpt.metrics import psnr, ssim
-from dcpt.recipe import CLEAN
-from dcpt.report import NOISE_25, Confusion, Report, Score
+from dcpt.registry import unknown_name
+from dcpt.report import Confusion, PictureScore, Report
 
-PROTOCOL = "synthetic-10d, version 1: 256x256 centre crops, 8-bit input and output, RGB"
-_GOLDEN_RATIO = 0.6180339887
+Restore = Callable[[Tensor], Tensor]
+Progress = Callable[[Iterable[Any]], Iterable[Any]]
+
+SHOWN = 4  # pictures kept of the best, and of the worst
 
 
-def load_clean_pictures(folder: Path, *, size: int = 256, limit: int | None = None) -> list[Tensor]:
-    """Read the centre crops of all pictures below a folder, each (1, 3, size, size) in [0, 1].
+@dataclass(frozen=True, order=True)
+class Sample:
+    """A picture worth showing: by how much it gained, which it is, and its three states, each (3, H, W)."""
+
+    gain: float
+    name: str
+    states: tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came out: the report, and the pictures that lost or gained most."""
+
+    report: Report
+    worst: list[Sample]
+    best: list[Sample]
+
+
+def evaluate(
+    restore: Restore, benchmark: Benchmark, *, model: str = "", weights_hash: str = "", progress: Progress = iter
+) -> Evaluation:
+    """Measure a restorer on a benchmark.
+
+    Args:
+        restore: Maps (1, 3, H, W) in [0, 1] to the same, such as `Restorer(...).restore_batch`, a baseline
+            or any network behind a function.
+        benchmark: What to measure on.
+        model: Name of the model, for the report.
+        weights_hash: From `hash_weights`; a part of the report's digest.
+        progress: Wraps the loop over pictures, such as `tqdm`.
+    """
+    protocol = benchmark.protocol
+    digest = hashlib.sha256(f"{benchmark.description} {asdict(protocol)} {weights_hash}".encode())
+    scores, worst, best = [], [], []
+    for case in progress(benchmark.cases):
+        lq, gt = case.load()
+        for picture in (lq, gt):
+            digest.update(picture.contiguous().numpy().tobytes())
+        started = time.perf_counter()
+        restored = restore(lq)
+        seconds = time.perf_counter() - started
+        degraded, restored = protocol.finish(lq), protocol.finish(restored)
+        before, after = protocol.score(degraded, gt), protocol.score(restored, gt)
+        scores.append(PictureScore(case.label, case.name, before[0], after[0], before[1], after[1], seconds))
+        sample = Sample(after[0] - before[0], f"{case.label}: {case.name}", (degraded[0], restored[0], gt[0]))
+        keep(best, sample, sample.gain)
+        keep(worst, sample, -sample.gain)
+    report = Report.of(
+        scores, protocol=benchmark.description, data=benchmark.data, model=model, digest=digest.hexdigest()
+    )
+    return Evaluation(report, [s for _, _, s in sorted(worst)[::-1]], [s for _, _, s in sorted(best)[::-1]])
+
+
+def keep(heap: list[tuple[float, str, Sample]], sample: Sample, value: float) -> None:
+    """Keep a sample if its value, which must be finite, is among the highest."""
+    if abs(value) < float("inf"):
+        push = heapq.heappush if len(heap) < SHOWN else heapq.heappushpop
+        push(heap, (value, sample.name, sample))
+
+
+def hash_weights(network: nn.Module) -> str:
+    """Return one hash of a network's class and all its values."""
+    digest = hashlib.sha256(type(network).__qualname__.encode())
+    for name, value in network.state_dict().items():
+        digest.update(f"{name} {tuple(value.shape)}".encode())
+        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def find_baseline(name: str) -> Restore:
+    """Return what can be had without a model: "none", "median" or "autocontrast".
 
     Raises:
-        InvalidData: If there is none, or one is smaller than the crop.
-        InvalidImage: If one cannot be read.
+        UnknownName: If there is no such baseline.
     """
-    crops = []
-    for path in find_photographs([folder])[:limit]:
-        pixels, _ = read_picture(path)
-        height, width = pixels.shape[-2:]
-        if min(height, width) < size:
-            raise InvalidData(f"expected pictures of at least {size}x{size}, got {width}x{height} in {path}")
-        top, left = (height - size) // 2, (width - size) // 2
-        crops.append(pixels[..., top : top + size, left : left + size])
-    if not crops:
-        raise InvalidData(f"expected clean pictures in {folder}, found none")
-    return crops
+    filters: dict[str, Callable[[Image.Image], Image.Image]] = {
+        "none": lambda image: image,
+        "median": lambda image: image.filter(ImageFilter.MedianFilter(3)),
+        "autocontrast": lambda image: ImageOps.autocontrast(image, cutoff=0.5),
+    }
+    if name not in filters:
+        raise unknown_name("baseline", name, filters)
+    if name == "none":
+        return lambda lq: lq
 
+    def restore(lq: Tensor) -> Tensor:
+        pixels = (lq[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+        return read_picture(filters[name](Image.fromarray(pixels)))[0]
 
-def degrade_frozen(gt: Tensor, name: str, index: int) -> Tensor:
-    """Degrade the benchmark's picture number `index`, always in the same way; in whole grey levels."""
-    if name == CLEAN:
-        return to_8bit(gt)
-    severity = 24 / 49 if name == NOISE_25 else (index + 1) * _GOLDEN_RATIO % 1
-    degradation = "noise" if name == NOISE_25 else name
-    seed = 1000 * list_degradations().index(degradation) + index
-    generator = torch.Generator(gt.device).manual_seed(seed)
-    return to_8bit(apply_degradations(gt, {degradation: severity}, generator))
-
-
-def to_8bit(x: Tensor) -> Tensor:
-    """Round to whole grey levels of 255, as a file does."""
-    return (x.clamp(0, 1) * 255).round() / 255
+    return restore
 
 
 def evaluate_synthetic(
-    restore: Callable[[Tensor], Tensor],
-    pictures: Sequence[Tensor],
-    *,
-    data: str = "",
-    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+    restore: Restore, pictures: Sequence[Tensor], *, data: str = "", progress: Progress = iter
 ) -> Report:
     """Measure a restorer on the ten degradations, on noise of sigma 25 and on clean pictures.
 
     Args:
-        restore: Maps (1, 3, H, W) in [0, 1] to the same, such as `Restorer(...).restore_batch`.
+        restore: As for `evaluate`.
         pictures: Clean pictures from `load_clean_pictures`.
         data: Name of the set they are, for the report.
-        progress: Wraps the loop over degradations, such as `tqdm`.
+        progress: As for `evaluate`.
     """
-    scores = []
-    for name in progress([*list_degradations(), NOISE_25, CLEAN]):
-        rows = []
-        for index, gt in enumerate(pictures):
-            lq = degrade_frozen(gt, name, index)
-            restored = to_8bit(restore(lq))
-            rows.append([psnr(lq, gt), psnr(restored, gt), ssim(lq, gt), ssim(restored, gt)])
-        scores.append(Score(name, *torch.tensor(rows, dtype=torch.float64).mean(0).tolist()))
-    return Report(PROTOCOL, data, len(pictures), tuple(scores))
+    return evaluate(restore, synthetic_benchmark("synthetic-10d", pictures, data=data), progress=progress).report
 
 
 @torch.inference_mode()
@@ -98,7 +139,7 @@ def classify_synthetic(
     pictures: Sequence[Tensor],
     *,
     data: str = "",
-    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+    progress: Progress = iter,
 ) -> Confusion:
     """Count which degradation of the benchmark a pre-trained pair takes for which.
 
@@ -115,4 +156,5 @@ def classify_synthetic(
         for index, gt in enumerate(pictures):
             lq = degrade_frozen(gt, name, index).to(device)
             counts[true][head(backbone(lq, hook=True)).argmax().item()] += 1
-    return Confusion(PROTOCOL, data, head.labels, counts)
+    protocol = synthetic_benchmark("synthetic-10d", ()).description
+    return Confusion(protocol, data, head.labels, counts)

@@ -1,4 +1,4 @@
-"""PSNR and SSIM as the DCPT test protocol defines them, per image, in float64."""
+"""PSNR and SSIM as the test protocols define them, per image, in float64."""
 
 from __future__ import annotations
 
@@ -21,37 +21,55 @@ def psnr(restored: Tensor, gt: Tensor) -> Tensor:
     return -10 * torch.log10(mse)
 
 
-def ssim(restored: Tensor, gt: Tensor) -> Tensor:
-    """Structural similarity of each picture, (B,): mean over RGB and the valid region.
+def ssim(restored: Tensor, gt: Tensor, *, window: str = "gaussian") -> Tensor:
+    """Structural similarity of each picture, (B,): mean over its channels and the valid region.
 
-    Gaussian window 11x11 of sigma 1.5, K1 = 0.01, K2 = 0.03. Equal to scikit-image's
-    `structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)`.
+    K1 = 0.01, K2 = 0.03. With the Gaussian window equal to scikit-image's
+    `structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)`, with the
+    uniform one to `structural_similarity` as it is.
 
     Args:
-        restored: (B, C, H, W), in [0, 1]; both sides at least 11.
+        restored: (B, C, H, W), in [0, 1]; both sides at least as large as the window.
         gt: Same shape and range.
+        window: "gaussian", 11x11 of sigma 1.5, or "uniform", 7x7 with the variances of a sample.
 
     Source: Wang et al., IEEE TIP 2004.
     """
     _check_pair(restored, gt)
-    if min(gt.shape[-2:]) < 11:
-        raise InvalidImage(f"expected sides of at least 11 pixels for SSIM, got {tuple(gt.shape[-2:])}")
+    weights = _gaussian_window() if window == "gaussian" else torch.full((7,), 1 / 7, dtype=torch.float64)
+    if min(gt.shape[-2:]) < len(weights):
+        raise InvalidImage(f"expected sides of at least {len(weights)} pixels for SSIM, got {tuple(gt.shape[-2:])}")
     batch, channels = gt.shape[:2]
     x, y = (picture.double().flatten(0, 1).unsqueeze(1) for picture in (restored, gt))  # (B*C, 1, H, W)
-    moments = _gaussian_mean(torch.cat((x, y, x * x, y * y, x * y), dim=1))
+    moments = _local_means(torch.cat((x, y, x * x, y * y, x * y), dim=1), weights.to(x))
     mean_x, mean_y, square_x, square_y, product = moments.split(1, dim=1)
-    variance_x, variance_y = square_x - mean_x**2, square_y - mean_y**2
-    covariance = product - mean_x * mean_y
+    variance_x, variance_y, covariance = square_x - mean_x**2, square_y - mean_y**2, product - mean_x * mean_y
+    if window == "uniform":
+        sample = len(weights) ** 2 / (len(weights) ** 2 - 1)
+        variance_x, variance_y, covariance = (sample * value for value in (variance_x, variance_y, covariance))
     c1, c2 = 0.01**2, 0.03**2
     similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     similarity = similarity / ((mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2))
     return similarity.mean((1, 2, 3)).view(batch, channels).mean(1)
 
 
-def _gaussian_mean(x: Tensor) -> Tensor:
-    offsets = torch.arange(-5, 6, dtype=x.dtype, device=x.device)
+def luma(picture: Tensor) -> Tensor:
+    """Return the brightness of RGB pictures in [0, 1], (B, 3, H, W) -> (B, 1, H, W), from 16/255 to 235/255.
+
+    Source: ITU-R BT.601, as MATLAB's `rgb2ycbcr` has it and the super-resolution papers measure on.
+    """
+    weights = picture.new_tensor([65.481, 128.553, 24.966], dtype=torch.float64).view(1, 3, 1, 1)
+    return ((picture.double() * weights).sum(1, keepdim=True) + 16) / 255
+
+
+def _gaussian_window() -> Tensor:
+    offsets = torch.arange(-5, 6, dtype=torch.float64)
     window = torch.exp(-(offsets**2) / (2 * 1.5**2))
-    window = (window / window.sum()).expand(x.shape[1], 1, -1)
+    return window / window.sum()
+
+
+def _local_means(x: Tensor, weights: Tensor) -> Tensor:
+    window = weights.expand(x.shape[1], 1, -1)
     x = F.conv2d(x, window.unsqueeze(3), groups=x.shape[1])
     return F.conv2d(x, window.unsqueeze(2), groups=x.shape[1])
 

@@ -7,9 +7,12 @@ import json
 from importlib import resources
 from typing import Any
 
+from dcpt.registry import unknown_name
+
 Numbers = dict[str, tuple[float, float | None]]
 
 AVERAGE = "average"
+RENAMED = {"noise25": "noise"}  # columns that a benchmark calls otherwise
 
 
 @functools.lru_cache(maxsize=1)
@@ -44,3 +47,18 @@ def published_numbers(table: str, row: str) -> Numbers:
         mean_ssim = None if None in ssim else sum(ssim) / len(ssim)
         numbers[AVERAGE] = (sum(psnr) / len(psnr), mean_ssim)
     return numbers
+
+
+def paper_columns(table: str, row: str) -> Numbers:
+    """Return a row of a paper's table by the labels of the benchmark of the same name.
+
+    Raises:
+        UnknownName: If the benchmark has no table, or the table no such row.
+    """
+    if table not in ("5d", "10d", "cdd11"):
+        raise unknown_name("table", table, ["5d", "10d", "cdd11"])
+    data = paper_tables()[table]
+    rows = data.get("rows", data.get("psnr"))
+    if row not in rows:
+        raise unknown_name(f"row of table {table}", row, rows)
+    return {RENAMED.get(column, column): numbers for column, numbers in published_numbers(table, row).items()}

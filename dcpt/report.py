@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -38,43 +38,121 @@ class Score:
 
 
 @dataclass(frozen=True)
+class PictureScore:
+    """Quality of one picture, before and after.
+
+    Attributes:
+        label: Its degradation.
+        name: What it is called.
+        psnr_lq: PSNR of the degraded picture in dB; infinite for a clean one.
+        psnr: PSNR of the restored picture in dB.
+        ssim_lq: SSIM of the degraded picture.
+        ssim: SSIM of the restored picture.
+        seconds: What restoring it took.
+    """
+
+    label: str
+    name: str
+    psnr_lq: float
+    psnr: float
+    ssim_lq: float
+    ssim: float
+    seconds: float
+
+
+MEASURED = ("psnr_lq", "psnr", "ssim_lq", "ssim")
+
+
+@dataclass(frozen=True)
 class Report:
-    """Numbers together with the protocol that made them.
+    """Numbers together with what made them.
 
     Attributes:
         protocol: What determines the numbers besides model and pictures.
         data: Name of the set of pictures.
-        images: Number of pictures.
-        scores: One row per degradation, then noise of sigma 25 and clean pictures.
+        images: Number of pictures; of one degradation, where all have the same ones.
+        scores: One row per degradation: the means over its pictures.
+        model: Name of the model.
+        digest: Hash of everything that determines the numbers: protocol, pictures and weights.
+        pictures: The numbers of every picture.
     """
 
     protocol: str
     data: str
     images: int
     scores: tuple[Score, ...]
+    model: str = ""
+    digest: str = ""
+    pictures: tuple[PictureScore, ...] = ()
+
+    @classmethod
+    def of(cls, pictures: Sequence[PictureScore], **facts: str) -> Report:
+        """Average the numbers of pictures by degradation."""
+        by_label: dict[str, list[PictureScore]] = {}
+        for picture in pictures:
+            by_label.setdefault(picture.label, []).append(picture)
+        scores = [
+            Score(label, *(sum(getattr(x, name) for x in rows) / len(rows) for name in MEASURED))
+            for label, rows in by_label.items()
+        ]
+        counts = {len(rows) for rows in by_label.values()}
+        images = counts.pop() if len(counts) == 1 else len(pictures)
+        return cls(images=images, scores=tuple(scores), pictures=tuple(pictures), **facts)
 
     @property
     def mean_gain(self) -> float:
-        """Mean PSNR gain in dB over the degradations (neither sigma 25 nor clean counts)."""
-        gains = [score.gain for score in self.scores if score.name not in (NOISE_25, CLEAN)]
+        """Mean PSNR gain in dB over the degradations; clean does not count, nor sigma 25 beside noise."""
+        names = {score.name for score in self.scores}
+        left_out = (CLEAN, NOISE_25) if "noise" in names else (CLEAN,)
+        gains = [score.gain for score in self.scores if score.name not in left_out]
         return sum(gains) / len(gains)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON; what is infinite, as the PSNR of clean pictures, is None."""
-        rows = [asdict(score) | {"gain": score.gain} for score in self.scores]
-        rows = [{k: None if v in (math.inf, -math.inf) else v for k, v in row.items()} for row in rows]
-        return asdict(self) | {"scores": rows, "mean_gain": self.mean_gain}
+    def as_dict(self, *, pictures: bool = False) -> dict[str, Any]:
+        """Return plain data for JSON; what is infinite, as the PSNR of clean pictures, is None.
 
-    def table(self) -> str:
-        """Return the scores as a Markdown table."""
-        lines = ["| degradation | PSNR in | PSNR out | gain | SSIM in | SSIM out |", "|---|--:|--:|--:|--:|--:|"]
-        lines += [
-            f"| {s.name} | {s.psnr_lq:.2f} | {s.psnr:.2f} | {s.gain:+.2f} | {s.ssim_lq:.3f} | {s.ssim:.3f} |"
-            if math.isfinite(s.gain)
-            else f"| {s.name} | - | {s.psnr:.2f} | - | {s.ssim_lq:.3f} | {s.ssim:.3f} |"
-            for s in self.scores
-        ]
-        return "\n".join([*lines, f"| **mean of ten** | | | **{self.mean_gain:+.2f}** | | |"])
+        Args:
+            pictures: Whether the numbers of every picture are to be in it.
+        """
+        rows = [asdict(score) | {"gain": score.gain} for score in self.scores]
+        plain: dict[str, Any] = {name: getattr(self, name) for name in ("protocol", "data", "images")}
+        plain |= {"scores": [_finite(row) for row in rows], "mean_gain": self.mean_gain}
+        plain |= {name: value for name in ("model", "digest") if (value := getattr(self, name))}
+        return plain | ({"pictures": [_finite(asdict(picture)) for picture in self.pictures]} if pictures else {})
+
+    def table(self, paper: Mapping[str, tuple[float, float | None]] | None = None) -> str:
+        """Return the scores as a Markdown table.
+
+        Args:
+            paper: What a paper reports, PSNR and SSIM by label, to be set beside them.
+        """
+        titles = ["degradation", "PSNR in", "PSNR out", "gain", "SSIM in", "SSIM out"]
+        rows = [_row(score) for score in self.scores]
+        count = len(self.scores) - sum(score.name in (CLEAN, NOISE_25) for score in self.scores)
+        mean = {10: "mean of ten"}.get(count, "mean")
+        rows.append([f"**{mean}**", "", "", f"**{self.mean_gain:+.2f}**", "", ""])
+        if paper:
+            titles += ["paper's PSNR", "paper's SSIM"]
+            for row, name in zip(rows, [*(score.name for score in self.scores), "average"], strict=True):
+                row += ["-" if value is None else f"{value:.4g}" for value in paper.get(name, (None, None))]
+        dashes = "|".join(["---", *["--:"] * (len(titles) - 1)])
+        lines = ["| " + " | ".join(cells) + " |" for cells in (titles, *rows)]
+        return "\n".join([lines[0], f"|{dashes}|", *(line.replace("|  ", "| ") for line in lines[1:])])
+
+
+def _row(score: Score) -> list[str]:
+    known = math.isfinite(score.gain)
+    return [
+        score.name,
+        f"{score.psnr_lq:.2f}" if known else "-",
+        f"{score.psnr:.2f}",
+        f"{score.gain:+.2f}" if known else "-",
+        f"{score.ssim_lq:.3f}",
+        f"{score.ssim:.3f}",
+    ]
+
+
+def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: None if value in (math.inf, -math.inf) else value for name, value in row.items()}
 
 
 @dataclass(frozen=True)
@@ -120,4 +198,5 @@ def read_report(data: Mapping[str, Any]) -> Report | Confusion:
         return Confusion(data["protocol"], data["data"], tuple(data["labels"]), data["counts"])
     names = ("name", "psnr_lq", "psnr", "ssim_lq", "ssim")
     rows = [[math.inf if row[name] is None else row[name] for name in names] for row in data["scores"]]
-    return Report(data["protocol"], data["data"], data["images"], tuple(Score(*row) for row in rows))
+    facts = {name: data.get(name, "") for name in ("model", "digest")}
+    return Report(data["protocol"], data["data"], data["images"], tuple(Score(*row) for row in rows), **facts)

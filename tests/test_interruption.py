@@ -106,6 +106,6 @@ def test_a_data_worker_that_dies_is_named_and_the_run_goes_on_when_repeated(pack
     arguments = command(packed, "finetune", tmp_path / "run", workers=2)
     code, errors = run(arguments, kill_worker_step=25)
     # The dying worker's own threads may say something, too; ours is one line and no traceback of this package.
-    assert code == 1 and errors.count("a data worker died") == 1 and "cli.py" not in errors
+    assert code == 1 and errors.count("a data worker died") == 1 and "dcpt/cli" not in errors
     assert final_state(tmp_path / "run")["step"] >= 10
     assert run(arguments)[0] == 0

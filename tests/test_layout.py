@@ -13,11 +13,12 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A module imports only from strictly lower layers; within a folder, bases before users.
 LAYERS = [
     {"errors"},
-    {"registry", "files", "device", "published", "data.batches"},
+    {"registry", "files", "device", "data.batches"},
+    {"published"},
     {"recipe", "processes"},
     {"gradients"},
     {"layers", "losses", "metrics", "tiling", "image", "report", "repository"},
-    {"weights"},
+    {"weights", "protocols"},
     {"backbones.base", "heads.degradation_classifier", "degradations.base"},
     {"backbones.transformer"},
     {"backbones.nafnet", "backbones.promptir", "backbones.restormer", "backbones.swinir",
@@ -32,9 +33,12 @@ LAYERS = [
     {"data.layouts", "data.shards"},
     {"data.mixture"},
     {"hub"},
-    {"preparation"},
+    {"preparation", "cases"},
     {"training"},
     {"restoration", "pretraining", "finetuning", "evaluation", "listing", "publishing"},
+    {"report_files"},
+    {"cli.base"},
+    {"cli.pictures", "cli.weights", "cli.training", "cli.evaluation"},
     {"cli"},
     {"__init__", "__main__"},
 ]  # fmt: skip

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import dcpt
-from dcpt.evaluation import classify_synthetic, evaluate_synthetic, load_clean_pictures
+from dcpt.cases import load_clean_pictures
+from dcpt.evaluation import classify_synthetic, evaluate_synthetic
 from dcpt.image import read_picture
 from dcpt.recipe import build_recipe
 from dcpt.weights import PRETRAINED_PAIR, WEIGHTS

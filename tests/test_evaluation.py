@@ -1,0 +1,182 @@
+"""Protocols against the official numbers, benchmarks on sets as they are published, reports as files."""
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import GOLDEN, as_uint8, make_picture
+from PIL import Image
+from skimage.metrics import structural_similarity
+from test_layouts import plant_official
+
+import dcpt
+from dcpt.cases import degrade_frozen, load_benchmark, load_clean_pictures, synthetic_benchmark, synthetic_labels
+from dcpt.cli import main
+from dcpt.errors import InvalidData, UnknownName
+from dcpt.evaluation import evaluate, find_baseline, hash_weights
+from dcpt.image import read_picture
+from dcpt.metrics import luma, psnr, ssim
+from dcpt.protocols import PROTOCOLS, to_8bit
+from dcpt.published import paper_columns
+from dcpt.recipe import load_recipe
+from dcpt.report import NOISE_25
+
+METRICS = json.loads((GOLDEN / "metrics.json").read_text())
+TEST_PICTURES = Path(os.environ.get("DCPT_TEST_PICTURES", "nowhere"))
+needs_pictures = pytest.mark.skipif(
+    not TEST_PICTURES.is_dir(), reason="DCPT_TEST_PICTURES does not name the folder of the pictures in metrics.json"
+)
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def save(picture, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(as_uint8(picture)).save(path)
+
+
+@needs_pictures
+@pytest.mark.parametrize("case", METRICS["cases"], ids=lambda case: Path(case["lq"]).stem)
+def test_metrics_equal_the_official_ones(case):
+    lq, gt = (read_picture(TEST_PICTURES / case[kind])[0] for kind in ("lq", "gt"))
+    for name, convert in (("8bit_rgb", to_8bit), ("float_rgb", lambda x: x), ("8bit_y", luma), ("float_y", luma)):
+        measured = psnr(convert(lq), convert(gt)).item(), ssim(convert(lq), convert(gt)).item()
+        assert measured[0] == pytest.approx(case[name][0], abs=1e-4)
+        assert measured[1] == pytest.approx(case[name][1], abs=1e-6)
+    assert ssim(lq, gt, window="uniform").item() == pytest.approx(case["ssim_skimage_uniform7"], abs=1e-6)
+
+
+@needs_pictures
+@pytest.mark.parametrize("case", METRICS["cbsd68_sigma25_seed0"], ids=lambda case: Path(case["gt"]).stem)
+def test_noise_equals_the_official_one(case):
+    gt, protocol = read_picture(TEST_PICTURES / case["gt"])[0], PROTOCOLS["dcpt"]
+    lq = protocol.add_noise(gt, 25)
+    noise = (lq - gt).permute(0, 2, 3, 1).flatten()[:5].tolist()
+    assert noise == pytest.approx(case["first_noise_values_hwc"], abs=1e-6)
+    values = protocol.score(protocol.finish(lq), gt)
+    assert values[0] == pytest.approx(case["8bit_rgb"][0], abs=1e-4)
+    assert values[1] == pytest.approx(case["8bit_rgb"][1], abs=1e-6)
+
+
+def test_the_noise_of_both_protocols_is_numpys():
+    gt = make_picture(16, 24)[None]
+    noise = np.random.RandomState(0).normal(0, 25 / 255, (16, 24, 3)).transpose(2, 0, 1)
+    assert torch.allclose(PROTOCOLS["dcpt"].add_noise(gt, 25)[0].double(), gt[0] + torch.from_numpy(noise), atol=1e-6)
+    clipped = np.clip(gt[0].double().numpy() * 255 + noise * 255, 0, 255).astype(np.uint8)
+    assert torch.equal((PROTOCOLS["airnet"].add_noise(gt, 25)[0] * 255).round().byte(), torch.from_numpy(clipped))
+
+
+def test_uniform_ssim_is_scikit_images_default():
+    a, b = make_picture(20, 31, 1), make_picture(20, 31, 2)
+    expected = structural_similarity(a.double().numpy(), b.double().numpy(), channel_axis=0, data_range=1)
+    assert ssim(a[None], b[None], window="uniform").item() == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_protocols_differ_as_documented(tmp_path):
+    gt = make_picture(50, 70)
+    save(gt, tmp_path / "rain/gt/1.png")
+    save(gt * 0.9 + 0.05, tmp_path / "rain/lq/1.png")
+    reports = {}
+    for name, protocol in PROTOCOLS.items():
+        seen = []
+        benchmark = load_benchmark(str(tmp_path), protocol=name)
+        reports[name] = evaluate(lambda x: seen.append(x.shape[-2:]) or x + 0.001, benchmark).report  # noqa: B023
+        assert seen == [(48, 64) if name == "airnet" else (50, 70)]
+        assert benchmark.protocol is protocol and f"protocol {name}" in reports[name].protocol
+    rounded, exact = (reports[name].scores[0] for name in ("dcpt", "airnet"))
+    assert rounded.psnr == rounded.psnr_lq  # a thousandth is rounded away
+    assert exact.psnr != exact.psnr_lq and exact.ssim_lq != rounded.ssim_lq
+    assert reports["dcpt"].digest != reports["airnet"].digest
+
+
+@pytest.mark.parametrize("name", ["5d", "10d", "cdd11"])
+def test_published_sets_are_measured_from_the_command_line(name, tmp_path):
+    if name == "cdd11":
+        for place in ("clear", *load_recipe(name).labels):
+            save(make_picture(32, 40), tmp_path / f"sets/CDD-11_test/{place}/00001.png")
+    else:
+        plant_official(tmp_path / "sets", "test")
+        for place, path in enumerate(sorted(x for x in (tmp_path / "sets").rglob("*") if x.is_file())):
+            path.unlink()
+            save(make_picture(32, 40, place % 3), path)
+    output = tmp_path / "out"
+    arguments = ["evaluate", name, "--data", tmp_path / "sets", "--baseline", "none", "-o", output]
+    done = run(*arguments, "--paper", "DCPT-NAFNet")
+    assert done.exit_code == 0, done.output
+    report = json.loads((output / "report.json").read_text())
+    assert {row["name"] for row in report["scores"]} == set(load_recipe(name).labels)
+    assert len(report["digest"]) == 64 and len(report["pictures"]) >= len(load_recipe(name).labels)
+    assert "paper's PSNR" in (output / "report.md").read_text() and "incomplete: " in done.output
+    with open(output / "report.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == len(report["pictures"])
+    page = (output / "report.html").read_text()
+    assert page.count("<img") % 3 == 0 and "Gained most" in page
+
+
+def test_a_missing_set_is_named(tmp_path):
+    save(make_picture(32, 40), tmp_path / "CBSD68/1.png")
+    done = run("evaluate", "5d", "--data", tmp_path, "--baseline", "none")
+    assert done.exit_code == 1 and done.output.count("\n") == 1
+    assert all(name in done.output for name in ("Rain100L", "SOTS outdoor", "LOL v1", "GoPro"))
+
+
+def test_synthetic_benchmarks_are_frozen(tmp_path):
+    for seed in range(2):
+        save(make_picture(260, 256, seed), tmp_path / f"{seed}.png")
+    pictures = load_clean_pictures(tmp_path)
+    assert synthetic_labels("synthetic-5d") == ["rain", NOISE_25, "haze", "low_light", "motion_blur", "clean"]
+    mixtures = [label for label in synthetic_labels("synthetic-cdd11") if label not in ("clean",)]
+    assert mixtures == list(load_recipe("cdd11").labels)
+    for label in mixtures:
+        once, again = (degrade_frozen(pictures[1], label, 1) for _ in range(2))
+        assert torch.equal(once, again) and not torch.equal(once, pictures[1])
+    assert torch.equal(degrade_frozen(pictures[0], "haze", 0), degrade_frozen(pictures[0], "haze", 0))
+    reports = [evaluate(lambda x: x, synthetic_benchmark("synthetic-cdd11", pictures)).report for _ in range(2)]
+    assert reports[0].digest == reports[1].digest and len(reports[0].pictures) == 24
+    assert reports[0].mean_gain == 0
+
+
+def test_any_function_and_any_baseline_can_be_measured(tmp_path):
+    save(make_picture(256, 256), tmp_path / "1.png")
+    benchmark = synthetic_benchmark("synthetic-5d", load_clean_pictures(tmp_path))
+    numbers = {name: evaluate(find_baseline(name), benchmark).report for name in ("none", "median", "autocontrast")}
+    gains = {name: {score.name: score.gain for score in report.scores} for name, report in numbers.items()}
+    assert not any(gain for name, gain in gains["none"].items() if name != "clean")
+    assert gains["median"][NOISE_25] > 1 and gains["autocontrast"]["haze"] > 1
+    with pytest.raises(UnknownName, match="'median'"):
+        find_baseline("medain")
+
+
+def test_the_hash_of_weights_follows_their_values():
+    torch.manual_seed(0)
+    network = dcpt.create_backbone("nafnet_test")
+    before = hash_weights(network)
+    assert before == hash_weights(network)
+    torch.nn.init.zeros_(network.ending.bias)
+    with torch.no_grad():
+        network.ending.bias[0] = 1e-3
+    assert before != hash_weights(network)
+
+
+def test_paper_rows_go_by_the_names_of_the_benchmarks():
+    numbers = paper_columns("5d", "DCPT-NAFNet")
+    assert numbers["noise"] == (31.31, 0.886) and numbers["average"] == (29.84, 0.914)
+    with pytest.raises(UnknownName, match="DCPT-NAFNet"):
+        paper_columns("5d", "DCPT-NAFnet")
+
+
+def test_what_cannot_be_evaluated_is_said(tmp_path):
+    with pytest.raises(UnknownName, match="synthetic-10d"):
+        load_benchmark("synthetic-11d")
+    with pytest.raises(InvalidData, match="--data"):
+        load_benchmark("5d")
+    save(make_picture(32, 32), tmp_path / "rain/1.png")
+    with pytest.raises(InvalidData, match="with clean ones"):
+        load_benchmark(str(tmp_path))
