@@ -6,6 +6,7 @@ import hashlib
 import heapq
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,14 +15,14 @@ from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor, nn
 
 from dcpt.backbones import Backbone
-from dcpt.cases import Benchmark, degrade_frozen, synthetic_benchmark
+from dcpt.cases import Benchmark, Case, degrade_frozen, synthetic_benchmark
 from dcpt.heads import DegradationClassifier
 from dcpt.image import read_picture
 from dcpt.registry import unknown_name
 from dcpt.report import Confusion, PictureScore, Report
 
 Restore = Callable[[Tensor], Tensor]
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
+Progress = Callable[[Any], Iterable[Any]]
 
 SHOWN = 4  # pictures kept of the best, and of the worst
 
@@ -57,26 +58,51 @@ def evaluate(
         weights_hash: From `hash_weights`; a part of the report's digest.
         progress: Wraps the loop over pictures, such as `tqdm`.
     """
-    protocol = benchmark.protocol
-    digest = hashlib.sha256(f"{benchmark.description} {asdict(protocol)} {weights_hash}".encode())
-    scores, worst, best = [], [], []
-    for case in progress(benchmark.cases):
-        lq, gt = case.load()
+    jury = Jury(benchmark, weights_hash)
+    following = [*benchmark.cases[1:], None]
+    # The next picture is made and the last one measured while the network works on this one.
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        upcoming = pool.submit(benchmark.cases[0].load)
+        judged = []
+        for case, after in progress(list(zip(benchmark.cases, following, strict=True))):
+            lq, gt = upcoming.result()
+            if after:
+                upcoming = pool.submit(after.load)
+            started = time.perf_counter()
+            restored = restore(lq)
+            seconds = time.perf_counter() - started
+            judged.append(pool.submit(jury.judge, case, lq, restored, gt, seconds))
+        for verdict in judged:
+            verdict.result()
+    return jury.conclude(model)
+
+
+class Jury:
+    """Measures the pictures of a benchmark one after the other."""
+
+    def __init__(self, benchmark: Benchmark, weights_hash: str) -> None:
+        self.benchmark, self.protocol = benchmark, benchmark.protocol
+        self.digest = hashlib.sha256(f"{benchmark.description} {asdict(self.protocol)} {weights_hash}".encode())
+        self.scores: list[PictureScore] = []
+        self.best: list[tuple[float, str, Sample]] = []
+        self.worst: list[tuple[float, str, Sample]] = []
+
+    def judge(self, case: Case, lq: Tensor, restored: Tensor, gt: Tensor, seconds: float) -> None:
+        """Measure one picture."""
         for picture in (lq, gt):
-            digest.update(picture.contiguous().numpy().tobytes())
-        started = time.perf_counter()
-        restored = restore(lq)
-        seconds = time.perf_counter() - started
-        degraded, restored = protocol.finish(lq), protocol.finish(restored)
-        before, after = protocol.score(degraded, gt), protocol.score(restored, gt)
-        scores.append(PictureScore(case.label, case.name, before[0], after[0], before[1], after[1], seconds))
+            self.digest.update(picture.contiguous().numpy())
+        degraded, restored = self.protocol.finish(lq), self.protocol.finish(restored)
+        before, after = self.protocol.score(degraded, gt), self.protocol.score(restored, gt)
+        self.scores.append(PictureScore(case.label, case.name, before[0], after[0], before[1], after[1], seconds))
         sample = Sample(after[0] - before[0], f"{case.label}: {case.name}", (degraded[0], restored[0], gt[0]))
-        keep(best, sample, sample.gain)
-        keep(worst, sample, -sample.gain)
-    report = Report.of(
-        scores, protocol=benchmark.description, data=benchmark.data, model=model, digest=digest.hexdigest()
-    )
-    return Evaluation(report, [s for _, _, s in sorted(worst)[::-1]], [s for _, _, s in sorted(best)[::-1]])
+        keep(self.best, sample, sample.gain)
+        keep(self.worst, sample, -sample.gain)
+
+    def conclude(self, model: str) -> Evaluation:
+        """Return what came out."""
+        facts = {"protocol": self.benchmark.description, "data": self.benchmark.data, "model": model}
+        report = Report.of(self.scores, digest=self.digest.hexdigest(), **facts)
+        return Evaluation(report, *([sample for _, _, sample in sorted(x)[::-1]] for x in (self.worst, self.best)))
 
 
 def keep(heap: list[tuple[float, str, Sample]], sample: Sample, value: float) -> None:

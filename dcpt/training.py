@@ -239,9 +239,9 @@ class Run:
         step, path = self.state.step, self.folder.path
         sheet = path / "samples" / f"{step:08d}.png"
         row = validate(self.task.examine, self.validation_batches, self.stage.validation_size, self.processes, sheet)
-        metric, value = next(iter(row.items()))
-        if not self.processes.is_main:
+        if not row or not self.processes.is_main:
             return
+        metric, value = next(iter(row.items()))
         log.write({"step": step, **row})
         if value > self.folder.best.get("value", -math.inf):
             self.task.write(path / "best")

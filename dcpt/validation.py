@@ -39,7 +39,7 @@ class Findings:
 def validate(
     examine: Callable[[Batch], Findings], batches: Batches, count: int, processes: Processes, sheet: Path
 ) -> dict[str, float]:
-    """Examine the first pictures of a stream; return the mean of each number, by its name after "val_".
+    """Examine the first pictures of a stream; return the mean of each number that some have, as "val_...".
 
     Args:
         examine: Looks at one batch.
@@ -63,7 +63,8 @@ def validate(
     means = {}
     for name in values:
         numbers = [number for part in everywhere for number in part[name]]
-        means[f"val_{name}"] = math.fsum(numbers) / len(numbers) if numbers else math.nan
+        if numbers:
+            means[f"val_{name}"] = math.fsum(numbers) / len(numbers)
     return means
 
 

@@ -74,6 +74,19 @@ def test_pictures_without_a_clean_one_are_enough_to_learn_their_class(folders):
     assert set(labels.tolist()) == {0, 1, 2}
 
 
+def test_pairs_may_lie_side_by_side(folders):
+    for seed in range(3):
+        save(make_picture(40, 40, seed), folders / f"snow/{seed}_gt.png")
+        save(make_picture(40, 40, seed) * 0.5, folders / f"snow/{seed}_lq.png")
+    (folders / "snow/1_gt.png").unlink()
+    data = read_folders(folders)
+    assert [(pair.lq.name, pair.gt.name) for pair in data.pairs["snow"]] == [
+        ("0_lq.png", "0_gt.png"),
+        ("2_lq.png", "2_gt.png"),
+    ]
+    assert [path.name for path in data.unmatched] == ["1_lq.png"]
+
+
 def test_training_on_folders_from_the_command_line(folders, tmp_path):
     (tmp_path / "recipe.yaml").write_text("{name: test, backbone: nafnet_test, labels: [noise, haze]}")
     options = ["--recipe", tmp_path / "recipe.yaml", "--device", "cpu"]

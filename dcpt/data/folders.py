@@ -3,6 +3,7 @@
 photos/
   haze/lq/*.jpg  haze/gt/*.jpg     pairs: a clean picture has the name of its degraded one, or
                                    the beginning of it before an underscore (0001.png, 0001_0.8.png)
+  snow/*_lq.png  snow/*_gt.png     the same in one folder
   rain/*.png                       no clean pictures: enough to learn what rain looks like
   noise/clean/*.jpg                clean pictures, to be degraded on the fly by the registered degradation
   clean/*.jpg                      nothing wrong with them
@@ -122,13 +123,23 @@ def read_label(folder: Path) -> tuple[list[Pair], list[Path]]:
     """List the pictures of one degradation; return them and those in `lq/` without a counterpart."""
     label, lq, clean = folder.name, folder / "lq", folder / "clean"
     if not lq.is_dir() and not clean.is_dir():
-        return [Pair(path, path if label == CLEAN else None) for path in find_photographs([folder])], []
+        return match_endings(find_photographs([folder]), label)
     pairs, unmatched = [], []
     if lq.is_dir():
         pairs, unmatched = match_names(find_photographs([lq]), find_counterparts(folder))
     if clean.is_dir():
         pairs += make_pairs(label, find_photographs([clean]))
     return pairs, unmatched
+
+
+def match_endings(pictures: Sequence[Path], label: str) -> tuple[list[Pair], list[Path]]:
+    """Pair pictures of one folder whose names end in _lq and _gt, if any do; else they have no counterparts."""
+    degraded = {path.stem.removesuffix("_lq"): path for path in pictures if path.stem.endswith("_lq")}
+    if not degraded:
+        return [Pair(path, path if label == CLEAN else None) for path in pictures], []
+    clean = {path.stem.removesuffix("_gt"): path for path in pictures if path.stem.endswith("_gt")}
+    pairs = [Pair(path, clean[name]) for name, path in degraded.items() if name in clean]
+    return pairs, [path for name, path in degraded.items() if name not in clean]
 
 
 def make_pairs(label: str, clean: Sequence[Path]) -> list[Pair]:
