@@ -21,6 +21,7 @@ from PIL import Image
 
 from dcpt.backbones import create_backbone
 from dcpt.checkpoint import save_model
+from dcpt.data.crops import pack_crops
 from dcpt.heads import DegradationClassifier
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -85,6 +86,14 @@ def photo_folder(tmp_path):
     for seed in range(4):
         Image.fromarray(as_uint8(make_picture(160, 192, seed))).save(folder / f"{seed}.png")
     return folder
+
+
+@pytest.fixture
+def packed(photo_folder, tmp_path):
+    """The same pictures, packed."""
+    path = tmp_path / "crops.safetensors"
+    pack_crops([photo_folder], crop_size=64).save(path)
+    return path
 
 
 @pytest.fixture(scope="session")

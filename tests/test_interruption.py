@@ -9,7 +9,6 @@ import torch
 import victim
 from test_training import assert_equal, final_state
 
-from dcpt.data.crops import pack_crops
 from dcpt.run_folder import RunFolder
 
 SETTINGS = {"steps": 60, "batch_size": 2, "patch_size": 16, "lr": 1e-3, "checkpoint_every": 10, "log_every": 10}
@@ -22,12 +21,10 @@ head_norm: batch
 """
 
 
-@pytest.fixture
-def packed(photo_folder, tmp_path):
-    path = tmp_path / "crops.safetensors"
-    pack_crops([photo_folder], crop_size=64).save(path)
+@pytest.fixture(autouse=True)
+def recipe(tmp_path):
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    return path
+    return tmp_path / "recipe.yaml"
 
 
 def command(packed, mode, folder, **settings):

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from dcpt.data.crops import pack_crops
 from dcpt.errors import InvalidSetting
 from dcpt.hub import from_pretrained
 from dcpt.pretraining import pretrain
@@ -26,12 +25,10 @@ finetune: {mode: guided, clean_share: 0.2}
 """
 
 
-@pytest.fixture
-def packed(photo_folder, tmp_path):
-    path = tmp_path / "crops.safetensors"
-    pack_crops([photo_folder], crop_size=64).save(path)
+@pytest.fixture(autouse=True)
+def recipe(tmp_path):
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    return path
+    return tmp_path / "recipe.yaml"
 
 
 def launch(*arguments):
@@ -51,8 +48,7 @@ def curves(folder):
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
-def test_two_processes_train_as_one_with_the_same_batches(stage, packed, tmp_path):
-    recipe = tmp_path / "recipe.yaml"
+def test_two_processes_train_as_one_with_the_same_batches(stage, recipe, packed, tmp_path):
     start = [f"--from={pretrain(None, packed, tmp_path / 'start', recipe=recipe, device='cpu', **SETTINGS)}"]
     arguments = [stage, packed, "--recipe", recipe, "--device", "cpu", *(start if stage == "finetune" else [])]
     arguments += [f"--set={key}={value}" for key, value in SETTINGS.items()]
