@@ -142,6 +142,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointMismatch(f"cannot read weights from {path}: {error}") from None
 
 
+def hash_weights(network: nn.Module) -> str:
+    """Return one hash of a network's class and all its values."""
+    digest = hashlib.sha256(type(network).__qualname__.encode())
+    for name, value in network.state_dict().items():
+        digest.update(f"{name} {tuple(value.shape)}".encode())
+        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], *, source: object) -> None:
     """Load a state dict strictly: every name, every shape, every value finite.
 

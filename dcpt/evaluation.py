@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageFilter, ImageOps
-from torch import Tensor, nn
+from torch import Tensor
 
 from dcpt.backbones import Backbone
 from dcpt.cases import Benchmark, Case, degrade_frozen, synthetic_benchmark
@@ -110,15 +110,6 @@ def keep(heap: list[tuple[float, str, Sample]], sample: Sample, value: float) ->
     if abs(value) < float("inf"):
         push = heapq.heappush if len(heap) < SHOWN else heapq.heappushpop
         push(heap, (value, sample.name, sample))
-
-
-def hash_weights(network: nn.Module) -> str:
-    """Return one hash of a network's class and all its values."""
-    digest = hashlib.sha256(type(network).__qualname__.encode())
-    for name, value in network.state_dict().items():
-        digest.update(f"{name} {tuple(value.shape)}".encode())
-        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def find_baseline(name: str) -> Restore:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dcpt.backbones import Backbone
-from dcpt.checkpoint import save_model
+from dcpt.checkpoint import hash_weights, save_model
 from dcpt.data.batches import Batch
 from dcpt.data.mixture import Data
 from dcpt.errors import CheckpointMismatch
@@ -106,8 +107,12 @@ def finetune(
     )  # fmt: skip
     stage, device = setup.stage, setup.processes.device
     network, head = start_model(setup.recipe, backbone, start)
-    guide = freeze_guide(setup.recipe, head, device) if stage.mode == "guided" else None
-    state = TrainingState(nn.ModuleDict({"backbone": network.train()}).to(device), stage, setup.origin)
+    guide = None
+    if stage.mode == "guided":
+        setup = replace(setup, recipe=replace(setup.recipe, labels=common_labels(setup.recipe, head)))
+        guide = head.to(device).requires_grad_(False).eval()
+    idle = hash_weights(guide) if guide else ""
+    state = TrainingState(nn.ModuleDict({"backbone": network.train()}).to(device), stage, setup, frozen=idle)
     trained = state.ema["backbone"]
 
     def compute(batch: Batch) -> StepOutput:
@@ -132,14 +137,14 @@ def finetune(
     return model
 
 
-def freeze_guide(recipe: Recipe, head: DegradationClassifier | None, device: torch.device) -> DegradationClassifier:
-    """Return the head that guides a transfer, frozen.
+def common_labels(recipe: Recipe, head: DegradationClassifier | None) -> tuple[str, ...]:
+    """Return the labels of the head that is to guide a transfer, in its order.
 
     Raises:
-        CheckpointMismatch: If there is none, or it knows other classes than the recipe.
+        CheckpointMismatch: If there is none, or it does not know all classes of the recipe.
     """
     if head is None:
         raise CheckpointMismatch("expected a pre-trained pair to start a guided transfer from, got no head")
-    if head.labels != recipe.labels:
+    if not set(recipe.labels) <= set(head.labels):
         raise CheckpointMismatch(f"expected a head for {list(recipe.labels)}, got one for {list(head.labels)}")
-    return head.to(device).requires_grad_(False).eval()
+    return head.labels

@@ -98,7 +98,7 @@ def faster_backbone(model: nn.ModuleDict, stage: Stage) -> Iterator[None]:
     backbone = model["backbone"] if "backbone" in model else nn.Identity()
     blocks = outermost_blocks(backbone) if stage.gradient_checkpointing else []
     for block in blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     if stage.torch_compile:
         backbone.compile()
     try:

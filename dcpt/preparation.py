@@ -50,8 +50,14 @@ class Setup:
 
     @property
     def origin(self) -> dict[str, Any]:
-        """What determines the run, as plain data: it is kept beside everything the run writes."""
+        """What the run is, as plain data: it is kept beside everything the run writes."""
         return {"stage": self.kind, "recipe": self.recipe.as_dict(), "data_manifest": self.manifest_hash}
+
+    @property
+    def held_out(self) -> str:
+        """What is validated on, for a resumed run to hold out the same."""
+        share = self.stage.validation_share
+        return f"{share:g} {self.validation.manifest_hash}" if self.validation else "nothing"
 
     def make_batches(self, *, paired: bool) -> Batches:
         """Return the data stream, of this process's pictures."""
@@ -59,13 +65,21 @@ class Setup:
         return make_batches(self.data, self.recipe, self.stage, self.processes.device, paired=paired, members=members)
 
     def make_validation_batches(self, *, paired: bool) -> Batches | None:
-        """Return the stream to validate on, every class as often as the others; None if there is none."""
+        """Return the stream to validate on, every degradation as often as the others; None if there is none.
+
+        Raises:
+            DcptError: If no picture can be made of it.
+        """
         if self.validation is None:
             return None
         recipe = replace(self.recipe, seed=self.recipe.seed + VALIDATION_SEED)
         stage = replace(self.stage, sampling_weights={}, mixed_share=0.0, workers=0)
         members = self.processes.share(stage.batch_size)
-        return make_batches(self.validation, recipe, stage, self.processes.device, paired=paired, members=members)
+        batches = make_batches(
+            self.validation, recipe, stage, self.processes.device, paired=paired, members=members, limited=False
+        )
+        batches(0)  # what cannot serve is said before the first step, not at the first checkpoint
+        return batches
 
 
 def prepare(
@@ -89,10 +103,10 @@ def prepare(
     name = type(backbone).__name__ if isinstance(backbone, nn.Module) else backbone
     check_backbone(backbone)
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, backbone=name)
-    chosen = override_stage(replace(chosen, backbone=name or chosen.backbone), kind, settings)
     loaded = load_data(data, weights=weights)
     if loaded.labels and set(loaded.labels) != set(chosen.labels):  # the folders' names are the labels
         chosen = relabel(chosen, loaded.labels, synthesises=loaded.synthesises)
+    chosen = override_stage(replace(chosen, backbone=name or chosen.backbone), kind, settings)
     if validation is None:
         kept, held = loaded.split(getattr(chosen, kind).validation_share)
     else:
@@ -144,6 +158,6 @@ M = TypeVar("M", bound=nn.Module)
 
 def seeded(seed: int, create: Callable[[], M]) -> M:
     """Create a module whose initial weights follow from the seed, leaving the global one alone."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
         return create()

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcpt.backbones import Backbone
-from dcpt.checkpoint import save_model
+from dcpt.checkpoint import hash_weights, save_model
 from dcpt.data.batches import Batch
 from dcpt.data.mixture import Data
 from dcpt.errors import InvalidImage, InvalidSetting
@@ -212,8 +212,9 @@ def pretrain(
     head = make_head(recipe, network)
     frozen = stage.mode == "head"
     learning = {"head": head} if frozen else {"backbone": network, "head": head}
-    network.to(device).requires_grad_(not frozen).train(not frozen)
-    state = TrainingState(nn.ModuleDict(learning).to(device), stage, setup.origin)
+    network.to(device).train(not frozen)
+    idle = hash_weights(network) if frozen else ""
+    state = TrainingState(nn.ModuleDict(learning).to(device), stage, setup, frozen=idle)
     trained = network if frozen else state.ema["backbone"]
 
     def compute(batch: Batch) -> StepOutput:
@@ -236,7 +237,7 @@ def pretrain(
 
     model = run_training(state, setup, Task(compute, examine, write), Path(folder), paired=False)
     network.load_state_dict(trained.state_dict())
-    network.requires_grad_(True).eval()
+    network.eval()
     return model
 
 

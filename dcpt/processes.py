@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dcpt.device import pick_device
-from dcpt.errors import InvalidSetting, MissingExtra
+from dcpt.errors import DcptError, InvalidSetting, MissingExtra
 
 
 class Processes:
@@ -50,6 +52,24 @@ class Processes:
         """Return whether the flag is set in any process."""
         return flag
 
+    def spread(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors of one type by those of the main process."""
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Do something that may fail in one process: then it fails in all, and none waits for ever.
+
+        Raises:
+            DcptError: What the block raises here; elsewhere, that another process failed.
+        """
+        problem: DcptError | None = None
+        try:
+            yield
+        except DcptError as error:
+            problem = error
+        if self.any(problem is not None):
+            raise problem or DcptError("another process failed, and says why")
+
     def gather(self, values: list[Any]) -> list[Any]:
         """Return the plain data of all processes as one list, the same in each."""
         return values
@@ -81,10 +101,12 @@ class SeveralProcesses(Processes):
     def average(self, tensors: Sequence[Tensor]) -> None:
         from accelerate.utils import reduce
 
-        flat = reduce(torch.cat([tensor.flatten() for tensor in tensors]), reduction="mean")
-        parts = flat.split([tensor.numel() for tensor in tensors])
-        for tensor, part in zip(tensors, parts, strict=True):
-            tensor.copy_(part.view_as(tensor))
+        exchange(tensors, partial(reduce, reduction="mean"))
+
+    def spread(self, tensors: Sequence[Tensor]) -> None:
+        from accelerate.utils import broadcast
+
+        exchange(tensors, broadcast)
 
     def any(self, flag: bool) -> bool:
         from accelerate.utils import reduce
@@ -95,6 +117,16 @@ class SeveralProcesses(Processes):
         from accelerate.utils import gather_object
 
         return gather_object(values)
+
+
+@torch.no_grad()
+def exchange(tensors: Sequence[Tensor], send: Callable[[Tensor], Tensor]) -> None:
+    """Replace tensors by what comes back when they are sent as one."""
+    if not tensors:
+        return
+    flat = send(torch.cat([tensor.flatten() for tensor in tensors]))
+    for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))
 
 
 def join_processes(device: torch.device | str | None) -> Processes:

@@ -64,8 +64,8 @@ class Stage:
         validation_share: Share of the data held out to validate on at every checkpoint; 0 holds out nothing.
         validation_size: Pictures to validate on.
         tensorboard: Write the log for TensorBoard, too (extra `tensorboard`).
-        workers: Processes that prepare batches ahead; 0 prepares them in the training process, on
-            its device.
+        workers: Processes that prepare batches ahead, on the CPU; 0 prepares them in the training process,
+            on its device, where a GPU draws other pictures than the CPU.
         checkpoint_every: Steps between checkpoints.
         log_every: Steps between lines of the log, over which they average.
     """
@@ -111,6 +111,8 @@ class Stage:
             # Written so that NaN fails too.
             if not lowest <= value < math.inf:
                 raise InvalidSetting(f"expected {name} to be finite and at least {lowest}, got {value}")
+        if self.mode == "head" and (self.torch_compile or self.gradient_checkpointing):
+            raise InvalidSetting("expected torch_compile and gradient_checkpointing=false where only the head learns")
         if self.mode == "masked" and self.torch_compile:
             raise InvalidSetting("expected torch_compile=false in masked pre-training: compiled blocks hide nothing")
         if self.clean_share + self.mixed_share > 1 or self.ema_decay >= 1 or self.validation_share >= 1:

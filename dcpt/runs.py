@@ -52,7 +52,7 @@ def summarise_run(folder: Path) -> dict[str, Any]:
         "backbone": origin.get("recipe", {}).get("backbone"),
         "step": last.get("step", 0),
         "steps": settings.get("steps"),
-        "minutes_left": round(left * last["seconds_per_step"] / 60, 1) if last else None,
+        "minutes_left": round(left * last["seconds_per_step"] / 60, 1) if "seconds_per_step" in last else None,
         "best": read_json(folder / BEST_FILE) or None,
         "checkpoints": sorted(path.name for path in (folder / "checkpoints").glob("[0-9]*.pt")),
     } | {name: value for name, value in last.items() if name not in ("step", "seconds_per_step")}

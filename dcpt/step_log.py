@@ -15,6 +15,8 @@ from dcpt.errors import DcptError, MissingExtra
 from dcpt.processes import Processes
 from dcpt.run_folder import RunFolder
 
+PATIENCE = 5  # steps in a row without a finite gradient: no accident any more
+
 
 class StepLog:
     """Averages the metrics of some steps over them and all processes, and writes them down.
@@ -29,6 +31,7 @@ class StepLog:
         self.folder, self.processes = folder, processes
         self.events = open_events(folder.path, events) if events and processes.is_main else None
         self.named: set[str] = set()
+        self.in_a_row = 0
         self._begin()
 
     def _begin(self) -> None:
@@ -37,32 +40,36 @@ class StepLog:
         self.skipped = 0
         self.started = time.perf_counter()
 
-    def add(self, metrics: dict[str, Tensor], unusable: Mapping[str, str], *, finite: bool) -> None:
+    def add(self, step: int, metrics: dict[str, Tensor], unusable: Mapping[str, str], *, finite: bool) -> None:
         """Take note of a step and of files that could not be used.
 
         A step without a finite gradient, which moved nothing, is only counted.
+
+        Raises:
+            DcptError: If many steps in a row had none.
         """
         self.unusable |= unusable
         if finite:
             self.window.append(metrics)
-        else:
-            self.skipped += 1
+            self.in_a_row = 0
+            return
+        self.skipped += 1
+        self.in_a_row += 1
+        if self.in_a_row == PATIENCE:
+            raise diverged(step)
 
     def write_average(self, step: int) -> dict[str, str]:
         """Write the averages of the steps since the last time; return them as text.
 
-        Raises:
-            DcptError: If most of them had no finite gradient.
-
         Warns:
             UserWarning: For every file that could not be used, once in a run.
         """
-        if self.skipped > len(self.window):
-            raise diverged(step)
-        self._warn(self.processes.gather(list(self.unusable.items())))
-        means = torch.stack([torch.stack(list(row.values())).float() for row in self.window]).mean(0)
-        self.processes.average([means])
-        row = dict(zip(self.window[0], means.tolist(), strict=True))
+        self.warn(self.unusable)
+        row: dict[str, float] = {}
+        if self.window:
+            means = torch.stack([torch.stack(list(row.values())).float() for row in self.window]).mean(0)
+            self.processes.average([means])
+            row = dict(zip(self.window[0], means.tolist(), strict=True))
         seconds = (time.perf_counter() - self.started) / (len(self.window) + self.skipped)
         line = {"step": step, **row, "seconds_per_step": seconds}
         if self.processes.is_main:
@@ -70,8 +77,9 @@ class StepLog:
         self._begin()
         return {name: f"{value:.4f}" for name, value in row.items()}
 
-    def _warn(self, unusable: list[tuple[str, str]]) -> None:
-        for file, reason in unusable:
+    def warn(self, unusable: Mapping[str, str]) -> None:
+        """Name the files that could not be used in any process, once in a run."""
+        for file, reason in self.processes.gather(list(unusable.items())):
             if file not in self.named and self.processes.is_main:
                 warnings.warn(f"skipped: {reason}", stacklevel=2)
             self.named.add(file)

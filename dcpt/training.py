@@ -6,7 +6,7 @@ import copy
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from dcpt.data.batches import Batch
-from dcpt.errors import CheckpointMismatch, DcptError, MissingExtra, RunStopped
+from dcpt.data.batches import Batch, picture_seed
+from dcpt.errors import CheckpointMismatch, DcptError, InvalidData, MissingExtra, OutputError, RunStopped
 from dcpt.files import write_json
 from dcpt.gradients import StepOutput, faster_backbone, make_backward
 from dcpt.preparation import Setup
 from dcpt.processes import Processes
 from dcpt.recipe import RECIPE_FILE, Stage
-from dcpt.run_folder import RunFolder
-from dcpt.runs import plot_curves
+from dcpt.run_folder import LOG_FILE, RunFolder
+from dcpt.runs import plot_curves, read_log
 from dcpt.step_log import StepLog, diverged
 from dcpt.validation import Findings, validate
 
@@ -38,15 +38,16 @@ class TrainingState:
     Args:
         model: The trained modules by name, "backbone" and possibly "head".
         stage: Rates and decays.
-        origin: What the run is, from `Setup.origin`. The settings of the stage may change when it
-            is resumed; the kind of stage, seed, labels and data may not.
+        setup: What the run is. The settings of the stage may change when it is resumed; its kind and
+            mode, seed, labels, data and what of them is held out may not.
+        frozen: Hash of the weights that the run uses and leaves as they are.
     """
 
-    def __init__(self, model: nn.ModuleDict, stage: Stage, origin: Mapping[str, Any]) -> None:
+    def __init__(self, model: nn.ModuleDict, stage: Stage, setup: Setup, *, frozen: str = "") -> None:
         self.step = 0
-        recipe = origin["recipe"]
-        self.identity = {"stage": origin["stage"], "seed": recipe["seed"], "labels": recipe["labels"]}
-        self.identity["data"] = origin["data_manifest"]
+        self.identity = {"stage": setup.kind, "mode": stage.mode, "frozen weights": frozen}
+        self.identity |= {"seed": setup.recipe.seed, "labels": list(setup.recipe.labels)}
+        self.identity |= {"data": setup.manifest_hash, "pictures held out": setup.held_out}
         self.model = model
         self.ema = copy.deepcopy(model).requires_grad_(False).eval()
         self.optimizer = torch.optim.AdamW([{"params": list(module.parameters())} for module in model.values()])
@@ -63,7 +64,10 @@ class TrainingState:
         length = nn.utils.get_total_norm(gradients)
         finite = bool(torch.isfinite(length))
         if finite:
+            processes.average(float_buffers(self.model))  # of a batch norm, whose batch is each process's own
             self._move(length)
+        else:
+            copy_buffers(self.ema, self.model)  # the pass has spoilt them, too
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         return finite
@@ -77,8 +81,7 @@ class TrainingState:
         decay = min(self.stage.ema_decay, (self.step + 1) / (self.step + 11))
         for average, weight in zip(self.ema.parameters(), self.model.parameters(), strict=True):
             average.lerp_(weight.detach(), 1 - decay)
-        for average, statistic in zip(self.ema.buffers(), self.model.buffers(), strict=True):
-            average.copy_(statistic)
+        copy_buffers(self.model, self.ema)
 
     def _set_rates(self) -> None:
         # At every step and from the stage, so that a resumed run obeys the settings it was given.
@@ -94,7 +97,7 @@ class TrainingState:
         Raises:
             DcptError: If a weight is no longer finite; the checkpoints before stay as they are.
         """
-        if not all(torch.isfinite(weight).all() for weight in self.model.parameters()):
+        if not all(torch.isfinite(value).all() for value in self.model.state_dict().values()):
             raise diverged(self.step)
         state = {"step": self.step, "identity": self.identity, "model": self.model.state_dict()}
         state |= {"ema": self.ema.state_dict(), "optimizer": self.optimizer.state_dict()}
@@ -121,6 +124,17 @@ class TrainingState:
             reason = str(error).partition("\n")[0]
             raise CheckpointMismatch(f"cannot resume from {folder.path}: {reason}") from None
         return True
+
+
+def float_buffers(model: nn.Module) -> list[Tensor]:
+    """Return the statistics that a network keeps beside its weights."""
+    return [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+
+
+def copy_buffers(source: nn.Module, target: nn.Module) -> None:
+    """Give a network the statistics of another of its kind."""
+    for theirs, ours in zip(source.buffers(), target.buffers(), strict=True):
+        ours.copy_(theirs)
 
 
 def learning_rate(step: int, peak: float, stage: Stage) -> float:
@@ -169,13 +183,15 @@ def run_training(state: TrainingState, setup: Setup, task: Task, path: Path, *, 
     """
     # Young gains and small rates breed denormal numbers, which slow a CPU step by a fifth.
     torch.set_flush_denormal(True)
-    folder = RunFolder(path)
+    folder, device = RunFolder(path), setup.processes.device
     with ExitStack() as stack:
-        if setup.processes.is_main:
-            stack.enter_context(folder.locked())
+        with setup.processes.together():
+            if setup.processes.is_main:
+                stack.enter_context(folder.locked())
         stack.enter_context(explained_workers())
-        requests = stack.enter_context(stop_requests())
         stack.enter_context(faster_backbone(state.model, setup.stage))
+        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+        requests = stack.enter_context(stop_requests())
         run = Run(state, setup, task, folder, paired=paired)
         run.resume()
         run.train(requests)
@@ -194,12 +210,23 @@ class Run:
         self.backward = make_backward(state.model, setup.stage, task.compute)
 
     def resume(self) -> None:
-        """Take up the folder's run, if there is one, and write down what this one is."""
-        if self.state.load(self.folder) and self.processes.is_main:
-            tqdm.write(f"resuming {self.folder.path} at step {self.state.step}")
+        """Take up the folder's run, if there is one, and write down what this one is.
+
+        Raises:
+            DcptError: If the processes do not find the same in the folder.
+        """
+        with self.processes.together():
+            found = self.state.load(self.folder)
+        if len(set(self.processes.gather([self.state.step]))) > 1:
+            raise DcptError(f"expected all processes to see {self.folder.path}, some do not; put it on a shared disk")
         if self.processes.is_main:
+            if found:
+                tqdm.write(f"resuming {self.folder.path} at step {self.state.step}")
             write_json(self.folder.path / RECIPE_FILE, self.setup.origin)
             self.folder.keep_log_until(self.state.step)
+        if not found:  # a network of the user's own may have begun with other weights in each process
+            self.processes.spread([*self.state.model.parameters(), *float_buffers(self.state.model)])
+            self.state.ema.load_state_dict(self.state.model.state_dict())
         self.processes.wait()
 
     def train(self, requests: list[str]) -> None:
@@ -207,9 +234,19 @@ class Run:
         state, stage = self.state, self.stage
         log = StepLog(self.folder, self.processes, events=stage.tensorboard and state.step + 1)
         silent = not self.processes.is_main
+        if self.misses_validation():
+            self.validate(log)
         with tqdm(total=stage.steps, initial=state.step, unit="step", dynamic_ncols=True, disable=silent) as bar:
             for batch in feed(self.batches, state, stage):
-                log.add(self.backward(batch), batch.skipped, finite=state.update(self.processes))
+                with self.processes.together():
+                    if isinstance(batch, DcptError):
+                        raise batch
+                batch = batch.to(self.processes.device)
+                # Where a network draws at random, as dropout does, a resumed run draws the same.
+                torch.manual_seed(picture_seed(self.setup.recipe.seed, int(batch.seed[0])))
+                metrics = self.backward(batch)
+                finite = state.update(self.processes)
+                log.add(state.step, metrics, batch.skipped, finite=finite)
                 bar.update()
                 stopped = self.processes.any(bool(requests)) and state.step < stage.steps
                 last = stopped or state.step == stage.steps
@@ -218,6 +255,7 @@ class Run:
                 if state.step % stage.checkpoint_every == 0 or last:
                     self.save(log, validated=not stopped)
                 if stopped:
+                    self.processes.wait()  # for the main one, which writes: its end would end them all
                     name = requests[0] if requests else "another process"
                     raise RunStopped(f"stopped by {name} at step {state.step}; repeat the command to go on")
         # Once more, so that a run cut off between its last checkpoint and its model gets it, too.
@@ -225,20 +263,34 @@ class Run:
             self.task.write(self.folder.path / MODEL_FOLDER)
 
     def save(self, log: StepLog, *, validated: bool) -> None:
-        """Validate, keep what is best, and write checkpoint, model and curves."""
+        """Write checkpoint and model; then validate, keep what is best, and draw the curves."""
+        with self.processes.together():
+            if self.processes.is_main:
+                self.state.save(self.folder)
+                self.task.write(self.folder.path / MODEL_FOLDER)
         if validated and self.validation_batches:
             self.validate(log)
         if self.processes.is_main:
-            self.state.save(self.folder)
-            self.task.write(self.folder.path / MODEL_FOLDER)
-            with suppress(MissingExtra):
+            with suppress(MissingExtra, InvalidData, OutputError):  # no reason to stop a run
                 plot_curves(self.folder.path, self.folder.path / "curves.png")
+
+    def misses_validation(self) -> bool:
+        """Say whether the run was cut off between a checkpoint and its validation."""
+        step = self.state.step
+        if not self.validation_batches or not step or step % self.stage.checkpoint_every:
+            return False
+        rows = read_log(self.folder.path) if (self.folder.path / LOG_FILE).exists() else []
+        done = any(row["step"] == step and any(name.startswith("val_") for name in row) for row in rows)
+        return self.processes.any(self.processes.is_main and not done)
 
     def validate(self, log: StepLog) -> None:
         """Examine the averaged weights on pictures held out; keep them if they are the best so far."""
         step, path = self.state.step, self.folder.path
         sheet = path / "samples" / f"{step:08d}.png"
-        row = validate(self.task.examine, self.validation_batches, self.stage.validation_size, self.processes, sheet)
+        row, unusable = validate(
+            self.task.examine, self.validation_batches, self.stage.validation_size, self.processes, sheet
+        )
+        log.warn(unusable)
         if not row or not self.processes.is_main:
             return
         metric, value = next(iter(row.items()))
@@ -261,18 +313,24 @@ class StepBatches(Dataset[Batch | DcptError]):
             return error
 
 
-def feed(batches: Callable[[int], Batch], state: TrainingState, stage: Stage) -> Iterator[Batch]:
-    """Give the batches from the state's step to the end of the stage, on the model's device."""
-    device = next(state.model.parameters()).device
+def feed(batches: Callable[[int], Batch], state: TrainingState, stage: Stage) -> Iterator[Batch | DcptError]:
+    """Give the batches from the state's step to the end of the stage, or what is wrong with their data."""
     steps = range(state.step, stage.steps)
     unused = torch.Generator()  # else the loader takes a number from the global one
-    loader = DataLoader(
-        StepBatches(batches), batch_size=None, sampler=steps, num_workers=stage.workers, generator=unused
+    yield from DataLoader(
+        StepBatches(batches),
+        batch_size=None,
+        sampler=steps,
+        num_workers=stage.workers,
+        generator=unused,
+        worker_init_fn=ignore_signals,
     )
-    for batch in loader:
-        if isinstance(batch, DcptError):
-            raise batch
-        yield batch.to(device)
+
+
+def ignore_signals(_: int) -> None:
+    """Leave it to the training process, which may yet need this worker, what is to be done about a signal."""
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, signal.SIG_IGN)
 
 
 @contextmanager
@@ -285,7 +343,7 @@ def explained_workers() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if "DataLoader worker (pid" not in str(error):
             raise
         raise DcptError(
             f"a data worker died ({str(error).partition(chr(10))[0]}); repeat the command to go on from the last "
@@ -304,7 +362,8 @@ def stop_requests() -> Iterator[list[str]]:
 
     def note(number: int, _: Any) -> None:
         requests.append(signal.Signals(number).name)
-        signal.signal(number, usual[signal.Signals(number)])
+        if number == signal.SIGINT:
+            signal.signal(number, usual[signal.SIGINT])
 
     for kind in usual:
         signal.signal(kind, note)

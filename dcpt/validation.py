@@ -38,8 +38,8 @@ class Findings:
 
 def validate(
     examine: Callable[[Batch], Findings], batches: Batches, count: int, processes: Processes, sheet: Path
-) -> dict[str, float]:
-    """Examine the first pictures of a stream; return the mean of each number that some have, as "val_...".
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Examine the first pictures of a stream.
 
     Args:
         examine: Looks at one batch.
@@ -48,24 +48,30 @@ def validate(
         processes: Those that share the work.
         sheet: PNG to write with samples, by the main process.
 
+    Returns:
+        The mean of each number that some pictures have, as "val_..."; and the files that could not be used.
+
     Raises:
-        OutputError: If it cannot be written.
+        DcptError: If the sheet cannot be written, or pictures cannot be made, in any process.
     """
+    unusable: dict[str, str] = {}
     values: dict[str, list[float]] = defaultdict(list)
     for step in range(math.ceil(count / batches.batch_size)):
-        with torch.inference_mode():
-            findings = examine(batches(step).to(processes.device))
+        with processes.together(), torch.inference_mode():
+            batch = batches(step).to(processes.device)
+            findings = examine(batch)
+            if step == 0 and processes.is_main:
+                draw_sheet(findings, sheet)
+        unusable |= batch.skipped
         for name, numbers in findings.metrics.items():
             values[name] += numbers.tolist()
-        if step == 0 and processes.is_main:
-            draw_sheet(findings, sheet)
     everywhere = processes.gather([dict(values)])
     means = {}
     for name in values:
         numbers = [number for part in everywhere for number in part[name]]
         if numbers:
             means[f"val_{name}"] = math.fsum(numbers) / len(numbers)
-    return means
+    return means, unusable
 
 
 def draw_sheet(findings: Findings, path: Path) -> None:

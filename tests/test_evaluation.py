@@ -16,9 +16,10 @@ from test_layouts import plant_official
 
 import dcpt
 from dcpt.cases import degrade_frozen, load_benchmark, load_clean_pictures, synthetic_benchmark, synthetic_labels
+from dcpt.checkpoint import hash_weights
 from dcpt.cli import main
 from dcpt.errors import InvalidData, UnknownName
-from dcpt.evaluation import evaluate, find_baseline, hash_weights
+from dcpt.evaluation import evaluate, find_baseline
 from dcpt.image import read_picture
 from dcpt.metrics import luma, psnr, ssim
 from dcpt.protocols import PROTOCOLS, to_8bit

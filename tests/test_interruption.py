@@ -1,7 +1,10 @@
 """Training killed without warning, at any moment: it goes on as if nothing had happened."""
 
+import os
 import random
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -88,6 +91,21 @@ def test_fifty_kills_while_a_checkpoint_is_written_lose_nothing_that_was_whole(f
         assert (saved["step"] if saved else 0) >= begun - 1
     with folder.locked():
         assert not list(folder.checkpoints.glob(".*"))
+
+
+def test_a_signal_to_the_whole_group_saves_first(packed, tmp_path):
+    arguments = command(packed, "finetune", tmp_path / "run", workers=2, steps=5000, log_every=1)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dcpt", *map(str, arguments)], start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    log = tmp_path / "run/metrics.jsonl"
+    while not (log.exists() and log.read_text()):
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGTERM)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 1 and "stopped by SIGTERM" in errors and "data worker died" not in errors
+    assert final_state(tmp_path / "run")["step"] >= 1
 
 
 def test_a_full_disk_stops_the_run_and_leaves_a_good_checkpoint(packed, tmp_path, run):

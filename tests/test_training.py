@@ -57,7 +57,7 @@ def assert_equal(a, b):
 
 def describe(kind, data):
     options = {"weights": None, "validation": None, "device": "cpu", "settings": {}}
-    return prepare(kind, None, data, recipe=RECIPE, **options).origin
+    return prepare(kind, None, data, recipe=RECIPE, **options)
 
 
 class Interrupted(Exception):
@@ -159,16 +159,30 @@ def test_weights_that_are_not_finite_are_never_saved(crops, tmp_path):
     assert final_state(tmp_path)["step"] == 0
 
 
-def test_one_bad_sample_poisons_nothing(crops, tmp_path, monkeypatch):
+@pytest.fixture
+def poisoned(monkeypatch):
+    """One picture of the fourth batch has a value that is not a number."""
     make_batch = Batches.__call__
 
-    def poisoned(self, step):
+    def make_poisoned(self, step):
         batch = make_batch(self, step)
         if step == 3:
             batch.lq[0, 0, 0, 0] = float("nan")
         return batch
 
-    monkeypatch.setattr(Batches, "__call__", poisoned)
+    monkeypatch.setattr(Batches, "__call__", make_poisoned)
+
+
+def test_one_bad_sample_poisons_no_statistics_of_a_batch_norm(crops, tmp_path, poisoned):
+    model = pretrain(None, crops, tmp_path, recipe=replace(RECIPE, head_norm="batch"), log_every=1)
+    state = final_state(tmp_path)
+    assert all(torch.isfinite(value).all() for part in ("model", "ema") for value in state[part].values())
+    assert from_pretrained(model, with_head=True)[1] is not None
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows[3]["skipped"] == 1 and "loss" not in rows[3]
+
+
+def test_one_bad_sample_poisons_nothing(crops, tmp_path, poisoned):
     for gradients in ("mean", "normalized"):
         folder = tmp_path / gradients
         finetune(None, crops, folder, recipe=replace(RECIPE, finetune=replace(STAGE, gradients=gradients)))
@@ -177,6 +191,47 @@ def test_one_bad_sample_poisons_nothing(crops, tmp_path, monkeypatch):
         assert all(torch.isfinite(value).all() for value in state["ema"].values())
         row = json.loads((folder / "metrics.jsonl").read_text())
         assert row["skipped"] == 1 and row["loss"] < 1
+
+
+class Dropping(torch.nn.Module):
+    """A network that draws at random while it is trained."""
+
+    feature_channels, feature_strides, size_multiple = (4,), (1,), 1
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.first, self.last = torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.Conv2d(4, 3, 3, padding=1)
+        self.dropout = torch.nn.Dropout(0.5)
+
+    def forward(self, x, hook=False):
+        features = self.dropout(self.first(x))
+        return [features] if hook else x + self.last(features)
+
+
+def test_a_network_with_dropout_is_resumed_exactly(crops, tmp_path):
+    finetune(Dropping(), crops, tmp_path / "straight", recipe=RECIPE)
+    finetune(Dropping(), crops, tmp_path / "resumed", recipe=RECIPE, steps=3, schedule="constant")
+    finetune(Dropping(), crops, tmp_path / "again", recipe=RECIPE, schedule="constant")
+    finetune(Dropping(), crops, tmp_path / "resumed", recipe=RECIPE, schedule="constant")
+    assert_equal(final_state(tmp_path / "again")["model"], final_state(tmp_path / "resumed")["model"])
+
+
+def test_a_run_goes_on_as_what_it_was(crops, tmp_path):
+    pretrain(None, crops, tmp_path, recipe=RECIPE, steps=2)
+    with pytest.raises(CheckpointMismatch, match="another mode; choose"):
+        pretrain(None, crops, tmp_path, recipe=RECIPE, mode="direct")
+    with pytest.raises(CheckpointMismatch, match="another pictures held out"):
+        pretrain(None, crops, tmp_path, recipe=RECIPE, validation_share=0.2)
+    start = pretrain(None, crops, tmp_path / "start", recipe=RECIPE)
+    pretrain(None, crops, tmp_path / "head", recipe=RECIPE, mode="head", start=start, steps=2)
+    with pytest.raises(CheckpointMismatch, match="another frozen weights"):
+        pretrain(None, crops, tmp_path / "head", recipe=RECIPE, mode="head")
+
+
+def test_a_checkpoint_before_the_first_line_of_the_log(crops, tmp_path):
+    pretrain(None, crops, tmp_path, recipe=RECIPE, checkpoint_every=2, log_every=50, validation_share=0.1)
+    assert final_state(tmp_path)["step"] == 6
 
 
 def test_damaged_or_foreign_starts_are_refused(crops, tmp_path):
@@ -296,7 +351,7 @@ def test_a_guided_transfer_needs_a_head_that_knows_the_classes(crops, tmp_path):
     assert row["loss"] == pytest.approx(row["pixel_loss"] + row["class_loss"], rel=1e-5) and 0 <= row["accuracy"] <= 1
     with pytest.raises(CheckpointMismatch, match="got no head"):
         finetune(None, crops, tmp_path / "headless", start=tmp_path / "guided/model", recipe=recipe)
-    other = replace(recipe, labels=("haze", "noise", "clean"))
+    other = replace(recipe, labels=("rain", "noise", "clean"))
     with pytest.raises(CheckpointMismatch, match="expected a head for"):
         finetune(None, crops, tmp_path / "other", start=pair, recipe=other)
 
@@ -371,7 +426,7 @@ def test_malformed_recipes_are_refused(text, tmp_path):
 @pytest.mark.parametrize("mode", MODES)
 def test_both_stages_train_on_the_gpu(mode, precision, crops, tmp_path):
     recipe = override_stage(RECIPE, mode, {"precision": precision})
-    backbone = from_pretrained(MODES[mode](recipe, crops, tmp_path, device="cuda"))
+    backbone = from_pretrained(MODES[mode](None, crops, tmp_path, recipe=recipe, device="cuda"))
     assert all(torch.isfinite(weight).all() for weight in backbone.parameters())
 
 

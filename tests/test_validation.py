@@ -83,7 +83,7 @@ def test_the_numbers_of_validation_are_means_over_the_degraded_pictures(tmp_path
         def __call__(self, step):
             return batch
 
-    row = validate(examine, Stream(), 7, Processes(torch.device("cpu")), tmp_path / "sheet.png")
+    row, _ = validate(examine, Stream(), 7, Processes(torch.device("cpu")), tmp_path / "sheet.png")
     assert row == {"val_psnr": pytest.approx(psnr(lq[:3], gt[:3]).mean().item())}
 
 

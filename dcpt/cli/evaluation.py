@@ -62,8 +62,9 @@ def restore_benchmark(
     from tqdm import tqdm
 
     from dcpt.cases import load_benchmark
+    from dcpt.checkpoint import hash_weights
     from dcpt.evaluation import evaluate as measure
-    from dcpt.evaluation import find_baseline, hash_weights
+    from dcpt.evaluation import find_baseline
     from dcpt.hub import from_pretrained
     from dcpt.published import paper_columns
     from dcpt.report_files import write_report

@@ -15,6 +15,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,8 @@ from dcpt.errors import DcptError, InvalidData
 from dcpt.image import read_picture
 from dcpt.recipe import CLEAN, Recipe, Stage
 from dcpt.registry import unknown_name
+
+Picture = tuple["Pair", Tensor, Tensor | None]  # a pair, and both of it read
 
 UNREADABLE_SHARE = 0.2  # a run stops when more than this share of the pictures cannot be used
 
@@ -81,20 +84,27 @@ class LabelledFolders:
         """
         kept, held = {}, {}
         for label, pairs in self.pairs.items():
-            count = round(share * len(pairs))
-            ordered = sorted(pairs, key=lambda pair: hashlib.sha256(pair.lq.name.encode()).digest())
-            chosen = {pair.lq for pair in ordered[:count]}
-            kept[label] = [pair for pair in pairs if pair.lq not in chosen]
+            scenes: dict[Path, list[Pair]] = {}
+            for pair in sorted(pairs, key=lambda pair: hashlib.sha256((pair.gt or pair.lq).name.encode()).digest()):
+                scenes.setdefault(pair.gt or pair.lq, []).append(pair)
+            count, chosen = round(share * len(pairs)), []
+            for scene in scenes.values():  # whole, for the pictures of a scene are alike
+                if len(chosen) < count and len(chosen) + len(scene) < len(pairs):
+                    chosen += scene
+            kept[label] = [pair for pair in pairs if pair not in set(chosen)]
             if chosen:
-                held[label] = [pair for pair in pairs if pair.lq in chosen]
-        return replace(self, pairs=kept), replace(self, pairs=held, unmatched=()) if held else None
+                held[label] = chosen
+        if not any(pair.gt for pairs in held.values() for pair in pairs):
+            return self, None
+        return replace(self, pairs=kept), replace(self, pairs=held, unmatched=())
 
 
 def has_labels(folder: Path) -> bool:
-    """Say whether a folder has a folder per degradation: `clean/` among them, or `lq/` or `clean/` in one."""
+    """Say whether a folder has a folder per degradation: `clean/` among them, or in one `lq/`, `clean/` or pairs."""
     if not folder.is_dir() or (folder / CLEAN).is_dir():
         return folder.is_dir()
-    return any((child / part).is_dir() for child in folder.iterdir() for part in ("lq", "clean"))
+    children = [child for child in folder.iterdir() if child.is_dir()]
+    return any((child / "lq").is_dir() or (child / "clean").is_dir() or any(child.glob("*_lq.*")) for child in children)
 
 
 def read_folders(root: Path) -> LabelledFolders:
@@ -134,10 +144,10 @@ def read_label(folder: Path) -> tuple[list[Pair], list[Path]]:
 
 def match_endings(pictures: Sequence[Path], label: str) -> tuple[list[Pair], list[Path]]:
     """Pair pictures of one folder whose names end in _lq and _gt, if any do; else they have no counterparts."""
-    degraded = {path.stem.removesuffix("_lq"): path for path in pictures if path.stem.endswith("_lq")}
+    degraded = {path.with_name(path.stem.removesuffix("_lq")): path for path in pictures if path.stem.endswith("_lq")}
     if not degraded:
         return [Pair(path, path if label == CLEAN else None) for path in pictures], []
-    clean = {path.stem.removesuffix("_gt"): path for path in pictures if path.stem.endswith("_gt")}
+    clean = {path.with_name(path.stem.removesuffix("_gt")): path for path in pictures if path.stem.endswith("_gt")}
     pairs = [Pair(path, clean[name]) for name, path in degraded.items() if name in clean]
     return pairs, [path for name, path in degraded.items() if name not in clean]
 
@@ -159,15 +169,24 @@ def find_counterparts(folder: Path) -> list[Path] | None:
 
 
 def match_names(lq: Sequence[Path], gt: Sequence[Path] | None) -> tuple[list[Pair], list[Path]]:
-    """Pair degraded and clean pictures by name; return the pairs and the degraded ones left over."""
+    """Pair degraded and clean pictures by name; return the pairs and the degraded ones left over.
+
+    Where clean pictures lie in several folders, as sequences do, a degraded one's is in the folder of
+    the same name.
+    """
     if gt is None:
         return [Pair(path, None) for path in lq], []
-    clean = {path.stem: path for path in gt}
+    nested = len({path.parent for path in gt}) > 1
+
+    def place(path: Path) -> str:
+        return path.parent.name if nested else ""
+
+    clean = {(place(path), path.stem): path for path in gt}
     pairs, unmatched = [], []
     for path in lq:
         parts = path.stem.split("_")
-        names = ("_".join(parts[:count]) for count in range(len(parts), 0, -1))  # the longest beginning first
-        counterpart = next((clean[name] for name in names if name in clean), None)
+        keys = ((place(path), "_".join(parts[:count])) for count in range(len(parts), 0, -1))  # the longest first
+        counterpart = next((clean[key] for key in keys if key in clean), None)
         if counterpart is None:
             unmatched.append(path)
         else:
@@ -239,13 +258,16 @@ class FolderPictures:
         stage: Gives patch size and sampling weights.
         paired: Whether only pictures with a clean counterpart will do, as for restoration. Where
             they need not, a picture without one is given the clean picture of another.
+        limited: Whether it is an error that too many pictures cannot be used, and not just that none can.
 
     Raises:
         UnknownName: If the data have a label that the recipe has not.
         InvalidData: If there is no pair at all.
     """
 
-    def __init__(self, data: LabelledFolders, recipe: Recipe, stage: Stage, *, paired: bool) -> None:
+    def __init__(
+        self, data: LabelledFolders, recipe: Recipe, stage: Stage, *, paired: bool, limited: bool = True
+    ) -> None:
         for label in data.pairs:
             if label not in recipe.labels:
                 raise unknown_name("label (a folder's name; the recipe lists them):", label, recipe.labels)
@@ -261,6 +283,7 @@ class FolderPictures:
         self.names = sorted(self.pairs)
         self.weights = torch.tensor([stage.sampling_weights.get(name, 1.0) for name in self.names])
         self.unreadable: set[Path] = set()
+        self.limited = limited
 
     def draw(self, number: int, seed: int) -> Sample:
         """Cut a patch out of a picture that can be read.
@@ -269,36 +292,47 @@ class FolderPictures:
             InvalidData: If too many cannot.
         """
         generator = torch.Generator().manual_seed(seed)
-        name = self.names[int(torch.multinomial(self.weights, 1, generator=generator))]
         skipped: dict[str, str] = {}
-        pair, lq, gt = self._read_some(self.pairs[name], generator, skipped)
+        name, (pair, lq, gt) = self._draw_label(generator, skipped)
         if pair.made:
             (gt,) = cut_patches((lq,), self.patch_size + 2 * MARGIN, generator)
             lq = apply_degradations(gt, {name: uniform(generator, 1)}, generator)
             lq, gt = (x[..., MARGIN:-MARGIN, MARGIN:-MARGIN] for x in ((lq * 255).round() / 255, gt))
         elif gt is None:
-            _, _, clean = self._read_some(self.clean, generator, skipped)
+            _, _, clean = self._read_some(self.clean, generator, skipped) or self._refuse(skipped)
             lq, gt = (cut_patches((picture,), self.patch_size, generator)[0] for picture in (lq, clean))
         else:
             lq, gt = cut_patches((lq, gt), self.patch_size, generator)
         return Sample(lq, gt, self.labels.index(name), skipped)
 
-    def _read_some(
-        self, pairs: Sequence[Pair], generator: torch.Generator, skipped: dict[str, str]
-    ) -> tuple[Pair, Tensor, Tensor | None]:
-        """Read a pair drawn at random; in place of one that cannot be read, which is noted, draw another."""
-        while True:
-            pair = pairs[int(torch.randint(len(pairs), (), generator=generator))]
+    def _draw_label(self, generator: torch.Generator, skipped: dict[str, str]) -> tuple[str, Picture]:
+        """Draw a label and read one of its pictures; where none of them can be read, draw another label."""
+        weights = self.weights.clone()
+        while weights.any():
+            kind = int(torch.multinomial(weights, 1, generator=generator))
+            picture = self._read_some(self.pairs[self.names[kind]], generator, skipped)
+            if picture:
+                return self.names[kind], picture
+            weights[kind] = 0
+        return self._refuse(skipped)
+
+    def _read_some(self, pairs: Sequence[Pair], generator: torch.Generator, skipped: dict[str, str]) -> Picture | None:
+        """Read pairs in random order until one can be read; note the others. None if none can."""
+        for index in torch.randperm(len(pairs), generator=generator).tolist():
             try:
-                return pair, *read_pair(pair)
+                return pairs[index], *read_pair(pairs[index])
             except DcptError as error:
-                skipped[str(pair.lq)] = str(error)
-                self._count(pair, error)
+                skipped[str(pairs[index].lq)] = str(error)
+                self._count(pairs[index], error)
+        return None
+
+    def _refuse(self, skipped: dict[str, str]) -> NoReturn:
+        raise InvalidData(f"none of {len(skipped)} pictures can be used, the last one: {[*skipped.values()][-1]}")
 
     def _count(self, pair: Pair, error: DcptError) -> None:
         self.unreadable.add(pair.lq)
         total = sum(map(len, self.pairs.values()))
-        if len(self.unreadable) > UNREADABLE_SHARE * total:
+        if self.limited and len(self.unreadable) > UNREADABLE_SHARE * total:
             raise InvalidData(
                 f"{len(self.unreadable)} of {total} pictures cannot be used ('dcpt data check' names them), "
                 f"the last one: {error}"

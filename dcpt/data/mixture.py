@@ -81,6 +81,8 @@ def load_data(data: Data | Sequence[Data], *, weights: Sequence[float] | None = 
     if isinstance(data, Mixture):
         return data
     given = [data] if isinstance(data, str | Path | Part) else list(data)
+    if not given or any(isinstance(entry, Mixture) for entry in given):
+        raise InvalidSetting(f"expected paths or loaded parts as data, got {len(given)}, or a mixture among them")
     if weights is not None:
         if len(weights) != len(given) or not all(0 < weight < math.inf for weight in weights):
             raise InvalidSetting(f"expected a positive weight for each of {len(given)} data, got {list(weights)}")
@@ -118,6 +120,7 @@ def make_batches(
     *,
     paired: bool,
     members: Sequence[int] | None = None,
+    limited: bool = True,
 ) -> Batches:
     """Return the data stream of a stage.
 
@@ -129,13 +132,14 @@ def make_batches(
             workers, which prepare everything on the CPU.
         paired: Whether every degraded picture needs its clean counterpart.
         members: Which pictures of every batch to make, by default all.
+        limited: Whether too many unreadable pictures stop the stream.
     """
     place = "cpu" if stage.workers else device
     known = [name for name in recipe.degradations if name in list_degradations()]
     sources: list[Source] = []
     for part in data.parts:
         if isinstance(part, LabelledFolders):
-            sources.append(FolderPictures(part, recipe, stage, paired=paired))
+            sources.append(FolderPictures(part, recipe, stage, paired=paired, limited=limited))
         elif isinstance(part, ShardedPictures):
             sources.append(StreamedPictures(part, recipe, stage, names=known))
         else:
