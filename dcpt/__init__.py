@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from dcpt.degradations import degrade as degrade
     from dcpt.degradations import list_degradations as list_degradations
     from dcpt.degradations import register_degradation as register_degradation
+    from dcpt.diagnosis import Diagnosis as Diagnosis
+    from dcpt.diagnosis import diagnose as diagnose
     from dcpt.errors import DcptError as DcptError
     from dcpt.finetuning import finetune as finetune
     from dcpt.heads import DegradationClassifier as DegradationClassifier
@@ -38,6 +40,8 @@ _HOME = {
     "degrade": "degradations",
     "list_degradations": "degradations",
     "register_degradation": "degradations",
+    "Diagnosis": "diagnosis",
+    "diagnose": "diagnosis",
     "DcptError": "errors",
     "finetune": "finetuning",
     "DegradationClassifier": "heads",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
 from dcpt.backbones import Backbone
 from dcpt.device import pick_device
+from dcpt.diagnosis import Diagnosis
+from dcpt.diagnosis import diagnose as diagnose_picture
 from dcpt.hub import from_pretrained
 from dcpt.image import read_picture
 from dcpt.tiling import apply_tiled, check_tiles
@@ -65,9 +67,29 @@ class Restorer:
         return restored.to(lq).clamp(0, 1)
 
 
+@overload
 def restore(
-    image: Any, *, model: str | Path | Backbone = DEFAULT_WEIGHTS, device: torch.device | str | None = None
-) -> Any:
+    image: Any,
+    *,
+    model: str | Path | Backbone = ...,
+    device: torch.device | str | None = ...,
+    diagnose: Literal[False] = ...,
+) -> Any: ...
+@overload
+def restore(
+    image: Any,
+    *,
+    model: str | Path | Backbone = ...,
+    device: torch.device | str | None = ...,
+    diagnose: Literal[True],
+) -> tuple[Any, Diagnosis]: ...
+def restore(
+    image: Any,
+    *,
+    model: str | Path | Backbone = DEFAULT_WEIGHTS,
+    device: torch.device | str | None = None,
+    diagnose: bool = False,
+) -> Any | tuple[Any, Diagnosis]:
     """Remove haze, rain, snow, noise, blur, compression, darkness, mosaics or scratches from a picture.
 
     Args:
@@ -75,10 +97,11 @@ def restore(
             ([B,] 3, H, W); floats in [0, 1], or integers of full range. Colour order is RGB.
         model: Name of weights, a model folder, or a backbone. The default needs no download.
         device: Where to compute; default the fastest there is.
+        diagnose: Tell what was wrong, too, as `dcpt.diagnose(image)` does; for one picture.
 
     Returns:
         The restored picture, same size and kind as `image` (for a path, a PIL image).
-        Transparency is untouched, grey stays grey.
+        Transparency is untouched, grey stays grey. With `diagnose`, this and the diagnosis.
 
     Raises:
         InvalidImage: If it is not a readable picture.
@@ -86,7 +109,11 @@ def restore(
     """
     # Only the bundled weights are kept: a folder may change on disk, a backbone in its owner's hands.
     load = _bundled_restorer if model in list_weights() else Restorer
-    return load(model, device=device).restore(image)
+    restorer = load(model, device=device)
+    if not diagnose:
+        return restorer.restore(image)
+    diagnosis = diagnose_picture(image, device=device)
+    return restorer.restore(image), diagnosis
 
 
 @functools.lru_cache(maxsize=2)

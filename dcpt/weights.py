@@ -161,6 +161,7 @@ _add(
         sha256={
             "config.json": "496374b6027fbd237c922c677aca2d6c982938730a1ba0098044ec13d770f997",
             "head.safetensors": "02f6942b99b94eb18e1bf00ca0ce2cbd04dca4b4b1d55da7e23cd46db8f965c2",
+            "diagnosis.safetensors": "6002f502e304b87283c76c187a87631bcdd4be6e0697754a958996b90d98cc94",
             "model.safetensors": "83cc3012efc9cdb2c3401838ebe5fed840f1348c0385db8741787ff2e4b6e5c2",
         },
         has_head=True,

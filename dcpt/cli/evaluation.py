@@ -1,4 +1,4 @@
-"""Commands for numbers: benchmarks of restoration and recognition."""
+"""Commands for numbers: benchmarks of restoration and recognition, and what features know."""
 
 from __future__ import annotations
 
@@ -98,3 +98,40 @@ def classify_benchmark(name: str, data: Path | None, model: str, limit: int | No
     pictures = load_clean_pictures(data, limit=limit)
     pair = from_pretrained(model, with_head=True, device=pick_device(device))
     return classify_synthetic(*pair, pictures, data=data.name, progress=tqdm)
+
+
+@main.command()
+@click.option("--model", help="Trained weights: a name, folder, file or Hub repository.")
+@OPTION
+@click.option("--random", "variant", metavar="BACKBONE", help="A backbone with random weights.")
+@click.option("--run", "folder", type=PATH, help="A training run: all its checkpoints, and its random weights.")
+@click.option("--data", required=True, type=PATH, help="Folder of clean photographs.")
+@click.option("-o", "--output", type=PATH, help="Folder for the numbers and figures.")
+@click.option("--degradations", metavar="A,B", help="What to tell apart; default: the five of the paper.")
+@click.option("--growing", is_flag=True, help="Measure the curve from three degradations to all, too.")
+@click.option("--crops", type=click.IntRange(10), default=100, show_default=True, help="Of each degradation.")
+@click.option("--size", type=click.IntRange(1), default=128, show_default=True, help="Side of a crop in pixels.")
+@click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="Splits to average over.")
+@click.option("--grid", type=click.IntRange(1), default=1, show_default=True, help="Cells per side to average over.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@DEVICE
+def probe(
+    model: str | None, options: tuple[str, ...], variant: str | None, folder: Path | None, data: Path,
+    output: Path | None, degradations: str | None, as_json: bool, **settings: Any,
+) -> None:  # fmt: skip
+    """Measure how well the features of a network tell degradations apart."""
+    if sum(given is not None for given in (model, variant, folder)) != 1:
+        raise DcptError("expected one of --model, --random and --run")
+    from tqdm import tqdm
+
+    from dcpt.probing import PAPER_TYPES, find_checkpoints, find_trained, find_untrained, probe
+
+    if model:
+        subjects = find_trained(model, **parse_options(options))
+    else:
+        subjects = find_untrained(variant) if variant else find_checkpoints(folder)
+    names = tuple(degradations.split(",")) if degradations else PAPER_TYPES
+    study = probe(subjects, data, degradations=names, progress=tqdm, **settings)
+    click.echo(json.dumps(study.as_dict(), indent=2) if as_json else study.table())
+    if output:
+        study.save(output)
