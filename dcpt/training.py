@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from dcpt.step_log import StepLog, diverged
 from dcpt.validation import Findings, validate
 
 MODEL_FOLDER = "model"  # in the run folder
+GRACE = 60  # seconds that a data worker outlives SIGTERM
 
 
 class TrainingState:
@@ -236,8 +237,12 @@ class Run:
         silent = not self.processes.is_main
         if self.misses_validation():
             self.validate(log)
-        with tqdm(total=stage.steps, initial=state.step, unit="step", dynamic_ncols=True, disable=silent) as bar:
-            for batch in feed(self.batches, state, stage):
+        # Closed here whatever happens, so that the data workers end before this process does.
+        with (
+            closing(feed(self.batches, state, stage)) as stream,
+            tqdm(total=stage.steps, initial=state.step, unit="step", dynamic_ncols=True, disable=silent) as bar,
+        ):
+            for batch in stream:
                 with self.processes.together():
                     if isinstance(batch, DcptError):
                         raise batch
@@ -323,14 +328,14 @@ def feed(batches: Callable[[int], Batch], state: TrainingState, stage: Stage) ->
         sampler=steps,
         num_workers=stage.workers,
         generator=unused,
-        worker_init_fn=ignore_signals,
+        worker_init_fn=delay_signals,
     )
 
 
-def ignore_signals(_: int) -> None:
-    """Leave it to the training process, which may yet need this worker, what is to be done about a signal."""
-    for kind in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(kind, signal.SIG_IGN)
+def delay_signals(_: int) -> None:
+    """Leave it to the training process what is to be done about a signal; it may need this worker for a while."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
 
 
 @contextmanager
