@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import sys
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Callable
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcpt.errors import InvalidSetting
+from dcpt.strips import Map, map_rows
 
 Attention = Literal["softmax", "relu"]
 
 # Depthwise convolutions run at half speed on channel counts that are no multiple of this.
 CHANNEL_STEP = 16
-
-VALUES_AT_ONCE = 2**22  # 16 MiB of float32
 
 
 def use_channels_last(module: nn.Module) -> None:
@@ -24,50 +23,6 @@ def use_channels_last(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             part.to(memory_format=torch.channels_last)
-
-
-def items_at_once(x: Tensor, num_values: int) -> int:
-    """Return how many items to compute at once that have so many intermediate values each.
-
-    On the CPU, without gradients, results that stay in the cache and in memory already paged in
-    save a third of the time of a large picture, and most of the memory. Elsewhere it is all.
-
-    Args:
-        x: What is computed on.
-        num_values: Values of the widest intermediate result per item.
-    """
-    if x.device.type != "cpu" or torch.is_grad_enabled():
-        return sys.maxsize
-    return max(8, VALUES_AT_ONCE // max(1, num_values))
-
-
-class Rows(NamedTuple):
-    """A strip of a map: its own rows, those to give a 3x3 convolution, and which of its results are right."""
-
-    own: slice
-    halo: slice
-    inner: slice
-
-
-def row_strips(x: Tensor, channels: int) -> list[Rows]:
-    """Cut a map into strips for intermediate results of so many channels; see `items_at_once`.
-
-    Args:
-        x: The map, (B, C, H, W).
-        channels: Channels of the widest intermediate result.
-    """
-    batch, _, height, width = x.shape
-    count = min(height, items_at_once(x, batch * width * channels))
-    starts = range(0, height, count)
-    return [
-        Rows(slice(top, top + count), slice(max(0, top - 1), top + count + 1), slice(min(top, 1), min(top, 1) + count))
-        for top in starts
-    ]
-
-
-def join_rows(strips: list[Tensor]) -> Tensor:
-    """Put the strips of a map, each (B, C, rows, W), together again."""
-    return torch.cat(strips, dim=2) if len(strips) > 1 else strips[0]
 
 
 class ChannelLayerNorm(nn.Module):
@@ -140,31 +95,35 @@ class TransposedAttention(nn.Module):
         self.qkv_dwconv = nn.Conv2d(3 * channels, 3 * channels, 3, padding=1, groups=3 * channels, bias=bias)
         self.project_out = nn.Conv2d(channels, channels, 1, bias=bias)
 
-    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        """Return the attention of `x` plus `residual`, both (B, C, H, W)."""
-        batch, channels, height, width = x.shape
-        strips = [self._look(x, rows) for rows in row_strips(x, 3 * channels)]
-        similarity, q_squares, k_squares = (sum(parts) for parts in zip(*(strip[:3] for strip in strips)))
-        v = torch.cat([strip[3] for strip in strips], dim=1) if len(strips) > 1 else strips[0][3]
-
+    def forward(self, x: Map, norm: Callable[[Tensor], Tensor]) -> Map:
+        """Return `x` plus the attention of its normalised rows, (B, C, H, W)."""
+        channels = x.shape[1]
+        v, similarity, q_squares, k_squares = map_rows(
+            lambda x: self.qkv_dwconv(self.qkv(norm(x))), x, channels=3 * channels, halo=1, then=self._compare
+        )
         # Clamped before the root, whose gradient is infinite at zero: a black picture is all zeros.
         norms = [squares.clamp_min(1e-24).sqrt() for squares in (q_squares, k_squares)]  # (B, heads, C / heads)
         similarity = similarity * self.temperature / (norms[0][..., :, None] * norms[1][..., None, :])
         attention = similarity.softmax(-1) if self.activation == "softmax" else similarity.relu()
         project = self.project_out.weight.view(channels, self.num_heads, -1).transpose(0, 1)
         mix = (project @ attention).permute(0, 1, 3, 2).flatten(1, 2)  # (B, C, C)
-        y = torch.baddbmm(residual.permute(0, 2, 3, 1).flatten(1, 2), v, mix)
-        if self.project_out.bias is not None:
-            y = y + self.project_out.bias
-        return y.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
-    def _look(self, x: Tensor, rows: Rows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return what rows of the map add to similarity and squared norms, and their values, (B, pixels, C)."""
-        qkv = self.qkv_dwconv(self.qkv(x[:, :, rows.halo]))[:, :, rows.inner]
-        q, k, v = qkv.permute(0, 2, 3, 1).flatten(1, 2).chunk(3, dim=-1)
-        q, k = (part.unflatten(-1, (self.num_heads, -1)) for part in (q, k))  # (B, pixels, heads, C / heads)
+        def attend(x: Tensor, v: Tensor) -> Tensor:
+            y = torch.baddbmm(*(rows.permute(0, 2, 3, 1).flatten(1, 2) for rows in (x, v)), mix)
+            if self.project_out.bias is not None:
+                y = y + self.project_out.bias
+            return y.view(len(x), *x.shape[2:], channels).permute(0, 3, 1, 2)
+
+        return map_rows(attend, x, v, channels=channels)
+
+    def _compare(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the values of some rows, and what these add to similarity and squared norms."""
+        q, k, v = qkv.chunk(3, dim=1)
+        q, k = (
+            part.permute(0, 2, 3, 1).flatten(1, 2).unflatten(-1, (self.num_heads, -1)) for part in (q, k)
+        )  # (B, pixels, heads, C / heads)
         similarity = q.permute(0, 2, 3, 1) @ k.transpose(1, 2)
-        return similarity, q.square().sum(1), k.square().sum(1), v
+        return v, similarity, q.square().sum(1), k.square().sum(1)
 
 
 class GatedFeedForward(nn.Module):
@@ -183,20 +142,22 @@ class GatedFeedForward(nn.Module):
         self.dwconv = nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, bias=bias)
         self.project_out = nn.Conv2d(hidden, channels, 1, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Map, norm: Callable[[Tensor], Tensor]) -> Map:
+        """Return `x` plus what becomes of its normalised rows, (B, C, H, W)."""
         hidden = self.project_in.out_channels // 2 + self.gap
         parameters = (self.project_in.weight, self.project_in.bias, self.dwconv.weight, self.dwconv.bias)
         branches = list(zip(*map(self._halves, parameters), strict=True))
         project_out = F.pad(self.project_out.weight, (0, 0, 0, 0, 0, self.gap))
 
-        def run(rows: Rows) -> Tensor:
+        def run(x: Tensor) -> Tensor:
+            y = norm(x)
             gate, value = (
-                F.conv2d(F.conv2d(x[:, :, rows.halo], *inner), *outer, padding=1, groups=hidden)[:, :, rows.inner]
+                F.conv2d(F.conv2d(y, *inner), *outer, padding=1, groups=hidden)
                 for inner, outer in ((branch[:2], branch[2:]) for branch in branches)
             )
-            return F.conv2d(F.gelu(gate) * value, project_out, self.project_out.bias)
+            return x + F.conv2d(F.gelu(gate) * value, project_out, self.project_out.bias)
 
-        return join_rows([run(rows) for rows in row_strips(x, hidden)])
+        return map_rows(run, x, channels=hidden, halo=1)
 
     def _halves(self, parameter: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return both halves of the first axis, zeros appended."""
@@ -229,9 +190,8 @@ class TransformerBlock(nn.Module):
         self.norm2 = nn.ModuleDict({"body": norm(channels, eps=norm_eps)})
         self.ffn = GatedFeedForward(channels, int(channels * ffn_expansion), bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.attn(self.norm1["body"](x), residual=x)
-        return x + self.ffn(self.norm2["body"](x))
+    def forward(self, x: Map) -> Map:
+        return self.ffn(self.attn(x, self.norm1["body"]), self.norm2["body"])
 
 
 class PatchEmbedding(nn.Module):
@@ -241,8 +201,8 @@ class PatchEmbedding(nn.Module):
         super().__init__()
         self.proj = nn.Conv2d(3, channels, 3, padding=1, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x)
+    def forward(self, x: Map) -> Map:
+        return map_rows(self.proj, x, channels=self.proj.out_channels, halo=1)
 
 
 class Downsample(nn.Module):
@@ -252,8 +212,8 @@ class Downsample(nn.Module):
         super().__init__()
         self.body = nn.Sequential(nn.Conv2d(channels, channels // 2, 3, padding=1, bias=bias), nn.PixelUnshuffle(2))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.body(x)
+    def forward(self, x: Map) -> Map:
+        return map_rows(self.body, x, channels=x.shape[1], halo=2, multiple=2)
 
 
 class Upsample(nn.Module):
@@ -263,5 +223,11 @@ class Upsample(nn.Module):
         super().__init__()
         self.body = nn.Sequential(nn.Conv2d(channels, 2 * channels, 3, padding=1, bias=bias), nn.PixelShuffle(2))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.body(x)
+    def forward(self, x: Map, skip: Map, reduce: Callable[[Tensor], Tensor] | None = None) -> Map:
+        """Return `x` enlarged, followed by the channels of `skip`; then made fewer, if wanted."""
+
+        def join(x: Tensor, skip: Tensor) -> Tensor:
+            y = torch.cat((self.body(x), skip), dim=1)
+            return reduce(y) if reduce else y
+
+        return map_rows(join, x, skip, channels=4 * x.shape[1], halo=1)

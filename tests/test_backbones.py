@@ -9,7 +9,7 @@ import torch
 from conftest import GOLDEN, relative_error
 from torch import nn
 
-from dcpt import layers
+from dcpt import strips
 from dcpt.backbones import create_backbone, list_backbones, register_backbone
 from dcpt.backbones.base import backbone_class
 from dcpt.backbones.nafnet import NAFNet, box_mean
@@ -246,12 +246,12 @@ def test_transposed_attention_equals_its_formula(activation, bias):
     torch.manual_seed(0)
     attention = TransposedAttention(12, 3, activation=activation, bias=bias)
     attention.temperature.data.uniform_(0.5, 2)
-    x, residual = channels_last(2, 12, 6, 5), channels_last(2, 12, 6, 5)
-    q, k, v = attention.qkv_dwconv(attention.qkv(x)).view(2, 3, 3, 4, 30).unbind(1)  # (B, heads, C / heads, H*W)
+    x = channels_last(2, 12, 6, 5)
+    q, k, v = attention.qkv_dwconv(attention.qkv(x.tanh())).view(2, 3, 3, 4, 30).unbind(1)  # (B, heads, C / heads, H*W)
     similarity = nn.functional.normalize(q, dim=-1) @ nn.functional.normalize(k, dim=-1).mT * attention.temperature
     weights = similarity.softmax(-1) if activation == "softmax" else similarity.relu()
-    expected = attention.project_out((weights @ v).view(2, 12, 6, 5)) + residual
-    assert relative_error(attention(x, residual).detach(), expected.detach()) < 1e-5
+    expected = attention.project_out((weights @ v).view(2, 12, 6, 5)) + x
+    assert relative_error(attention(x, torch.tanh).detach(), expected.detach()) < 1e-5
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -259,9 +259,9 @@ def test_padded_feed_forward_channels_change_nothing(bias):
     torch.manual_seed(0)
     network = GatedFeedForward(12, 31, bias=bias)
     x = channels_last(1, 12, 6, 5)
-    gate, value = network.dwconv(network.project_in(x)).chunk(2, dim=1)
-    expected = network.project_out(nn.functional.gelu(gate) * value)
-    assert relative_error(network(x).detach(), expected.detach()) < 1e-5
+    gate, value = network.dwconv(network.project_in(x.tanh())).chunk(2, dim=1)
+    expected = network.project_out(nn.functional.gelu(gate) * value) + x
+    assert relative_error(network(x, torch.tanh).detach(), expected.detach()) < 1e-5
 
 
 def test_the_bias_free_norm_divides_by_the_deviation_and_keeps_the_mean():
@@ -281,23 +281,25 @@ def test_channels_last_reaches_every_convolution_beside_a_prompt():
 
 @pytest.mark.parametrize("shift", [0, 2])
 def test_windows_group_what_a_roll_and_a_loop_group(shift):
-    plane = torch.arange(8 * 12).view(8, 12)
-    windows = Windows(8, 12, 4, shift=shift, masked=True, device=torch.device("cpu"))
-    rolled = plane.roll((-shift, -shift), (0, 1))
+    plane = torch.arange(8 * 12).view(1, 1, 8, 12)
+    windows = Windows(4, shift)
+    rolled = plane[0, 0].roll(-shift, 1)
     expected = [rolled[y : y + 4, x : x + 4].flatten() for y in range(0, 8, 4) for x in range(0, 12, 4)]
-    order = plane.flatten()[windows.order]
-    assert torch.equal(order, torch.cat(expected))
-    assert torch.equal(order[windows.inverse], plane.flatten())
+    tokens = windows.split(plane)
+    assert torch.equal(tokens, torch.stack(expected)[..., None])
+    assert torch.equal(windows.join(tokens, like=plane), plane)
 
 
 def test_the_shift_mask_parts_exactly_the_tokens_that_the_wrap_joined():
-    windows = Windows(8, 12, 4, shift=2, masked=True, device=torch.device("cpu"))
-    assert Windows(8, 12, 4, shift=0, masked=True, device=torch.device("cpu")).mask is None
-    tokens = windows.order.view(-1, 16)
-    row, column = tokens // 12, tokens % 12
+    windows = Windows(4, 2)
+    row, column = (
+        windows.split(axis.expand(8, 12)[None, None].roll(-2, 2))[..., 0]
+        for axis in (torch.arange(8)[:, None], torch.arange(12)[None])
+    )
+    mask = windows.mask(windows.row_zones(8, torch.device("cpu")).roll(-2, 2), 12)
     # Neighbours in a window of 4 lie at most 3 apart, unless the window wraps around the picture.
     near = [(axis[:, :, None] - axis[:, None, :]).abs() <= 3 for axis in (row, column)]
-    assert torch.equal(windows.mask[:, 0] == 0, near[0] & near[1])
+    assert torch.equal(mask[:, 0] == 0, near[0] & near[1])
 
 
 def test_relative_positions_depend_on_the_offset_alone():
@@ -397,5 +399,5 @@ def test_strips_and_chunks_change_nothing(name, options, monkeypatch):
     x = torch.rand(2, 3, 40, 32)
     with torch.no_grad():
         whole = backbone(x)
-        monkeypatch.setattr(layers, "VALUES_AT_ONCE", 1)  # strips of eight rows, chunks of eight windows
+        monkeypatch.setattr(strips, "VALUES_AT_ONCE", 1)  # strips of eight rows, chunks of eight windows
         assert relative_error(backbone(x), whole) < 1e-5

@@ -16,7 +16,7 @@ LAYERS = [
     {"registry", "files", "device", "data.batches"},
     {"published"},
     {"recipe", "processes"},
-    {"gradients"},
+    {"gradients", "strips"},
     {"layers", "losses", "metrics", "tiling", "image", "report", "repository"},
     {"weights", "protocols"},
     {"backbones.base", "heads.degradation_classifier", "degradations.base"},

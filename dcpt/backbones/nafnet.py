@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from dcpt.backbones.base import Backbone, Hook, Output, register_backbone
 from dcpt.errors import InvalidSetting
-from dcpt.layers import ChannelLayerNorm, join_rows, row_strips
+from dcpt.layers import ChannelLayerNorm
+from dcpt.strips import Map, StoredMap, average_rows, lay_out, map_rows
 
 Pooling = Literal["global", "local"]
 
@@ -43,9 +44,11 @@ class ChannelPool(nn.Module):
         super().__init__()
         self.window = window
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Map) -> Tensor:
         if self.window is None or self.window >= max(x.shape[-2:]):
-            return x.mean((2, 3), keepdim=True)
+            return average_rows(x)
+        if isinstance(x, StoredMap):
+            raise InvalidSetting("expected global pooling for the exact mode, got local; process in tiles instead")
         return box_mean(x, self.window)
 
 
@@ -75,16 +78,16 @@ class NAFBlock(nn.Module):
         self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1))
         self.gamma = nn.Parameter(torch.zeros(1, channels, 1, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        strips = row_strips(x, 2 * x.shape[1])
-        y = join_rows([self._mix(x[:, :, rows.halo])[:, :, rows.inner] for rows in strips])
-        x = torch.addcmul(x, self.conv3(y * self.sca(y)), self.beta)
-        return join_rows([self._transform(x[:, :, rows.own]) for rows in strips])
+    def forward(self, x: Map) -> Map:
+        channels = 2 * x.shape[1]
+        y = map_rows(self._mix, x, channels=channels, halo=1)
+        return map_rows(self._transform, x, y, self.sca(y), channels=channels)
 
     def _mix(self, x: Tensor) -> Tensor:
         return simple_gate(self.conv2(self.conv1(self.norm1(x))))
 
-    def _transform(self, x: Tensor) -> Tensor:
+    def _transform(self, x: Tensor, y: Tensor, attention: Tensor) -> Tensor:
+        x = torch.addcmul(x, self.conv3(y * attention), self.beta)
         y = simple_gate(self.conv4(self.norm2(x)))
         return torch.addcmul(x, self.conv5(y), self.gamma)
 
@@ -149,22 +152,23 @@ class NAFNet(Backbone):
 
     def forward(self, x: Tensor, hook: Hook = False) -> Output:
         self.check_input(x)
-        x = x.contiguous(memory_format=torch.channels_last)
-        y = self.intro(x)
+        x = lay_out(x)
+        y = map_rows(self.intro, x, channels=self.intro.out_channels, halo=1)
         skips = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
             y = encoder(y)
             skips.append(y)
-            y = down(y)
+            y = map_rows(down, y, channels=down.in_channels, multiple=2)
         y = self.middle_blks(y)
         features: list[Tensor] = []
         for up, decoder in zip(self.ups, self.decoders, strict=True):
             # The skip first: a sum takes its memory layout, and pixel shuffle loses channels-last on CUDA.
-            y = decoder(skips.pop() + up(y))
+            y = map_rows(lambda y, skip, up=up: skip + up(y), y, skips.pop(), channels=2 * y.shape[1])
+            y = decoder(y)
             features.insert(0, y)
         if hook is True:
             return features
-        restored = self.ending(y) + x
+        restored = map_rows(lambda y, x: self.ending(y) + x, y, x, channels=y.shape[1], halo=1)
         return (restored, features) if hook else restored
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dcpt.backbones.base import Hook, Output, register_backbone
 from dcpt.backbones.transformer import TransformerUNet
 from dcpt.layers import Upsample, use_channels_last
+from dcpt.strips import Map, average_rows, lay_out, map_rows
 
 
 class PromptGenerator(nn.Module):
@@ -37,11 +38,21 @@ class PromptGenerator(nn.Module):
         self.linear_layer = nn.Linear(feature_channels, num_components)
         self.conv3x3 = nn.Conv2d(channels, channels, 3, padding=1, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        shares = self.linear_layer(x.mean((2, 3))).softmax(1)
+    def forward(self, x: Map) -> Map:
+        """Return the map, (B, C, H, W), followed by the channels of its prompt."""
+        height, width = x.shape[2:]
+        shares = self.linear_layer(average_rows(x).flatten(1)).softmax(1)
         prompt = torch.einsum("bn,nchw->bchw", shares, self.prompt_param[0])
-        prompt = F.interpolate(prompt, x.shape[-2:], mode="bilinear")
-        return self.conv3x3(prompt.contiguous(memory_format=torch.channels_last))
+        prompt = F.interpolate(prompt, (prompt.shape[2], width), mode="bilinear")
+        # Row by row the share of each row of the prompt: its resized rows can then be computed strip by strip.
+        identity = torch.eye(prompt.shape[2], dtype=prompt.dtype, device=prompt.device)
+        blend = F.interpolate(identity[None, :, :, None], (height, 1), mode="bilinear")
+
+        def append(x: Tensor, blend: Tensor) -> Tensor:
+            rows = torch.einsum("bcpw,ph->bchw", prompt, blend[0, :, :, 0])
+            return torch.cat((x, self.conv3x3(rows.contiguous(memory_format=torch.channels_last))), dim=1)
+
+        return map_rows(append, x, blend, channels=x.shape[1] + prompt.shape[1], halo=1)
 
 
 class PromptIR(TransformerUNet):
@@ -116,27 +127,22 @@ class PromptIR(TransformerUNet):
 
     def forward(self, x: Tensor, hook: Hook = False) -> Output:
         self.check_input(x)
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = lay_out(x)
         encoded1, encoded2, encoded3, y = self.encode(x)
-
-        y = self.noise_level3(torch.cat((y, self.prompt3(y)), dim=1))
-        prompted3 = self.reduce_noise_level3(y)
-        y = self.reduce_chan_level3(torch.cat((self.up4_3(prompted3), encoded3), dim=1))
-        y = self.decoder_level3(y)
-
-        y = self.noise_level2(torch.cat((y, self.prompt2(y)), dim=1))
-        prompted2 = self.reduce_noise_level2(y)
-        y = self.reduce_chan_level2(torch.cat((self.up3_2(prompted2), encoded2), dim=1))
-        y = self.decoder_level2(y)
-
-        y = self.noise_level1(torch.cat((y, self.prompt1(y)), dim=1))
-        prompted1 = self.reduce_noise_level1(y)
+        prompted3 = self._reduce(self.noise_level3(self.prompt3(y)), self.reduce_noise_level3)
+        y = self.decoder_level3(self.up4_3(prompted3, encoded3, self.reduce_chan_level3))
+        prompted2 = self._reduce(self.noise_level2(self.prompt2(y)), self.reduce_noise_level2)
+        y = self.decoder_level2(self.up3_2(prompted2, encoded2, self.reduce_chan_level2))
+        prompted1 = self._reduce(self.noise_level1(self.prompt1(y)), self.reduce_noise_level1)
         features = [prompted1, prompted2, prompted3]
         if hook is True:
             return features
-        y = self.decoder_level1(torch.cat((self.up2_1(prompted1), encoded1), dim=1))
-        restored = self.output(self.refinement(y)) + x
+        restored = self.finish(self.decoder_level1(self.up2_1(prompted1, encoded1)), x)
         return (restored, features) if hook else restored
+
+    @staticmethod
+    def _reduce(x: Map, reduce: nn.Conv2d) -> Map:
+        return map_rows(reduce, x, channels=x.shape[1])
 
 
 @register_backbone

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from dcpt.backbones.base import Hook, Output, register_backbone
 from dcpt.backbones.transformer import TransformerUNet
 from dcpt.layers import Attention, Upsample, use_channels_last
+from dcpt.strips import lay_out
 
 
 class Restormer(TransformerUNet):
@@ -74,17 +74,15 @@ class Restormer(TransformerUNet):
 
     def forward(self, x: Tensor, hook: Hook = False) -> Output:
         self.check_input(x)
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = lay_out(x)
         encoded1, encoded2, encoded3, y = self.encode(x)
-        y = self.reduce_chan_level3(torch.cat((self.up4_3(y), encoded3), dim=1))
-        decoded3 = self.decoder_level3(y)
-        y = self.reduce_chan_level2(torch.cat((self.up3_2(decoded3), encoded2), dim=1))
-        decoded2 = self.decoder_level2(y)
-        decoded1 = self.decoder_level1(torch.cat((self.up2_1(decoded2), encoded1), dim=1))
+        decoded3 = self.decoder_level3(self.up4_3(y, encoded3, self.reduce_chan_level3))
+        decoded2 = self.decoder_level2(self.up3_2(decoded3, encoded2, self.reduce_chan_level2))
+        decoded1 = self.decoder_level1(self.up2_1(decoded2, encoded1))
         features = [decoded1, decoded2, decoded3]
         if hook is True:
             return features
-        restored = self.output(self.refinement(decoded1)) + x
+        restored = self.finish(decoded1, x)
         return (restored, features) if hook else restored
 
 

@@ -4,8 +4,8 @@ Paper: Liang et al., "SwinIR: Image Restoration Using Swin Transformer", ICCVW 2
 (arXiv 2108.10257), without up-sampling. Own implementation from the paper; parameter names
 are the authors', so that their checkpoints load. DCPT leaves out the relative position bias
 and the mask for shifted windows; its network is the default, the options bring both back.
-Deviation that does not change the arithmetic: tokens are put in the order of the windows, and
-back, by one gather each instead of a roll and a transposition.
+Deviation that does not change the arithmetic: a layer works on rows of windows, so that large
+pictures are computed strip by strip; the vertical part of a shift is where the strips begin.
 """
 
 from __future__ import annotations
@@ -18,44 +18,57 @@ from torch import Tensor, nn
 
 from dcpt.backbones.base import Backbone, Hook, Output, register_backbone
 from dcpt.errors import InvalidSetting
-from dcpt.layers import items_at_once, use_channels_last
+from dcpt.layers import use_channels_last
+from dcpt.strips import Map, lay_out, map_rows
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K
 MASKED = -100.0  # what the paper adds to the logits of pairs that must not see each other
 
 
 class Windows:
-    """How the tokens of a picture, row by row, are grouped into square windows.
+    """How the tokens of some rows are grouped into square windows.
 
     Args:
-        height: Rows of tokens, a multiple of `size`.
-        width: Columns of tokens, likewise.
         size: Side of a window.
         shift: The grid starts this many tokens further down and right, around the borders.
-        masked: Keep tokens that only the wrap brought together from seeing each other.
-        device: Where the tokens are.
     """
 
-    def __init__(self, height: int, width: int, size: int, *, shift: int, masked: bool, device: torch.device) -> None:
-        index = torch.arange(height * width, device=device).view(height, width).roll((-shift, -shift), (0, 1))
-        self.order = self._group(index, size)
-        self.inverse = torch.argsort(self.order)
-        self.mask = self._mask(height, width, size, shift, device) if masked and shift else None
+    def __init__(self, size: int, shift: int) -> None:
+        self.size, self.shift = size, shift
 
-    @staticmethod
-    def _group(plane: Tensor, size: int) -> Tensor:
-        rows = plane.unflatten(0, (-1, size)).unflatten(2, (-1, size))  # (H/s, s, W/s, s)
-        return rows.transpose(1, 2).flatten()
+    def split(self, x: Tensor) -> Tensor:
+        """Return the tokens of rows, (B, C, H, W), by window, (B * windows, size^2, C)."""
+        y = x.roll(-self.shift, 3) if self.shift else x
+        y = y.permute(0, 2, 3, 1).unflatten(2, (-1, self.size)).unflatten(1, (-1, self.size))
+        return y.transpose(2, 3).reshape(-1, self.size**2, x.shape[1])
 
-    def _mask(self, height: int, width: int, size: int, shift: int, device: torch.device) -> Tensor:
-        """Return what is added to the attention logits, (windows, 1, size^2, size^2)."""
-        row, column = (
-            (torch.arange(length, device=device) >= length - size).long()
-            + (torch.arange(length, device=device) >= length - shift).long()
-            for length in (height, width)
-        )
-        region = self._group(3 * row[:, None] + column, size).view(-1, 1, size * size)
-        return (region[..., None] != region[..., None, :]) * MASKED
+    def join(self, tokens: Tensor, like: Tensor) -> Tensor:
+        """Put the tokens back to rows of the shape of `like`."""
+        batch, channels, height, width = like.shape
+        y = tokens.view(batch, height // self.size, width // self.size, self.size, self.size, channels)
+        y = y.transpose(2, 3).reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+        return y.roll(self.shift, 3) if self.shift else y
+
+    def mask(self, zones: Tensor, width: int) -> Tensor:
+        """Return what is added to the attention logits of some rows, (windows, 1, size^2, size^2).
+
+        Args:
+            zones: Zones of these rows, (1, 1, H, 1), of `row_zones`.
+            width: Columns.
+        """
+        columns = wrapped_zones(width, self.size, self.shift, device=zones.device).roll(self.shift)
+        tokens = self.split(3 * zones + columns).view(-1, 1, self.size**2)
+        return (tokens[..., None] != tokens[..., None, :]) * MASKED
+
+    def row_zones(self, height: int, device: torch.device) -> Tensor:
+        """Return the zone of each row, (1, 1, H, 1)."""
+        return wrapped_zones(height, self.size, self.shift, device=device).roll(self.shift).view(1, 1, -1, 1)
+
+
+def wrapped_zones(length: int, size: int, shift: int, *, device: torch.device) -> Tensor:
+    """Return which of the tokens along a shifted side may see each other: those of one number, (length,)."""
+    position = torch.arange(length, device=device)
+    return (position >= length - size).long() + (position >= length - shift).long()
 
 
 class WindowAttention(nn.Module):
@@ -141,26 +154,30 @@ class SwinStage(nn.Module):
     Source: SwinIR, section 3.2.
     """
 
-    def __init__(self, channels: int, depth: int, window_size: int, num_heads: int, **settings: Any) -> None:
+    def __init__(
+        self, channels: int, depth: int, window_size: int, num_heads: int, *, shift_mask: bool, **settings: Any
+    ) -> None:
         super().__init__()
         layers = (SwinLayer(channels, window_size, num_heads, **settings) for _ in range(depth))
         self.residual_group = nn.ModuleDict({"blocks": nn.ModuleList(layers)})
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-        self.window_size = window_size
+        self.window_size, self.shift_mask = window_size, shift_mask
 
-    def forward(self, x: Tensor, grids: tuple[Windows, Windows]) -> Tensor:
-        batch, channels, height, width = x.shape
-        tokens = x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, H*W, C), a view of channels-last data
-        at_once = items_at_once(x, self.window_size**2 * 3 * channels)
+    def forward(self, x: Map) -> Map:
+        y = x
         for index, layer in enumerate(self.residual_group["blocks"]):
-            windows = grids[index % 2]
-            groups = tokens.index_select(1, windows.order).view(-1, self.window_size**2, channels).split(at_once)
-            masks = [None] * len(groups)
-            if windows.mask is not None:
-                masks = windows.mask.repeat(batch, 1, 1, 1).split(at_once)
-            tokens = torch.cat([layer(group, mask) for group, mask in zip(groups, masks, strict=True)])
-            tokens = tokens.view(batch, -1, channels).index_select(1, windows.inverse)
-        return self.conv(tokens.view(batch, height, width, channels).permute(0, 3, 1, 2)) + x
+            y = self._attend(layer, y, Windows(self.window_size, self.window_size // 2 * (index % 2)))
+        return map_rows(lambda y, x: self.conv(y) + x, y, x, channels=2 * x.shape[1], halo=1)
+
+    def _attend(self, layer: nn.Module, x: Map, windows: Windows) -> Map:
+        def attend(x: Tensor, *zones: Tensor) -> Tensor:
+            mask = windows.mask(zones[0], x.shape[3]).repeat(len(x), 1, 1, 1) if zones else None
+            return windows.join(layer(windows.split(x), mask), like=x)
+
+        maps = [x]
+        if self.shift_mask and windows.shift:
+            maps.append(windows.row_zones(x.shape[2], next(layer.parameters()).device))
+        return map_rows(attend, *maps, channels=3 * x.shape[1], multiple=windows.size, shift=windows.shift)
 
 
 class SwinIR(Backbone):
@@ -203,8 +220,7 @@ class SwinIR(Backbone):
         num_features = len(depths) // 2
         self.feature_channels = (embed_dim,) * num_features
         self.feature_strides = (1,) * num_features
-        self.size_multiple = self.window_size = window_size
-        self.shift_mask = shift_mask
+        self.size_multiple = window_size
         self.silent_options = {"shift_mask": shift_mask, "norm_eps": norm_eps}
         self.silent_options |= {"num_heads": num_heads, "window_size": window_size}
         self.register_buffer("mean", torch.tensor(RGB_MEAN).view(1, 3, 1, 1), persistent=False)
@@ -213,7 +229,7 @@ class SwinIR(Backbone):
         self.conv_first = nn.Conv2d(3, embed_dim, 3, padding=1)
         self.patch_embed = nn.ModuleDict({"norm": nn.LayerNorm(embed_dim, eps=norm_eps)})
         self.layers = nn.ModuleList(
-            SwinStage(embed_dim, depth, window_size, heads, **settings)
+            SwinStage(embed_dim, depth, window_size, heads, shift_mask=shift_mask, **settings)
             for depth, heads in zip(depths, num_heads, strict=True)
         )
         self.norm = nn.LayerNorm(embed_dim, eps=norm_eps)
@@ -224,23 +240,24 @@ class SwinIR(Backbone):
 
     def forward(self, x: Tensor, hook: Hook = False) -> Output:
         self.check_input(x)
-        height, width = x.shape[-2:]
-        grids = tuple(
-            Windows(height, width, self.window_size, shift=shift, masked=self.shift_mask, device=x.device)
-            for shift in (0, self.window_size // 2)
-        )
-        x = (x - self.mean).contiguous(memory_format=torch.channels_last)
-        shallow = self.conv_first(x)
-        y = self._normalise(shallow, self.patch_embed["norm"])
+        x, channels = lay_out(x), self.feature_channels[0]
+        shallow = map_rows(lambda x: self.conv_first(x - self.mean), x, channels=channels, halo=1)
+        y = map_rows(lambda x: self._normalise(x, self.patch_embed["norm"]), shallow, channels=channels)
         features: list[Tensor] = []
         for stage in self.layers:
-            y = stage(y, grids)
+            y = stage(y)
             features = [y, *features][: len(self.feature_channels)]
         if hook is True:
             return features
-        y = self.conv_after_body(self._normalise(y, self.norm)) + shallow
-        restored = x + self.conv_last(y) + self.mean
+        y = map_rows(self._add_deep, y, shallow, channels=2 * channels, halo=1)
+        restored = map_rows(self._add_change, x, y, channels=channels, halo=1)
         return (restored, features) if hook else restored
+
+    def _add_deep(self, y: Tensor, shallow: Tensor) -> Tensor:
+        return self.conv_after_body(self._normalise(y, self.norm)) + shallow
+
+    def _add_change(self, x: Tensor, y: Tensor) -> Tensor:
+        return (x - self.mean) + self.conv_last(y) + self.mean
 
     @staticmethod
     def _normalise(x: Tensor, norm: nn.LayerNorm) -> Tensor:

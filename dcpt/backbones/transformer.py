@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from dcpt.backbones.base import Backbone
 from dcpt.layers import Downsample, PatchEmbedding, TransformerBlock
+from dcpt.strips import Map, map_rows
 
 
 class TransformerUNet(Backbone):
-    """Three encoder levels and the bottom; a subclass adds its decoder.
+    """Three encoder levels and the bottom; a subclass adds its decoder, with its end `refinement` and `output`.
 
     Args:
         dim: Channels at full resolution; each level below has twice as many.
@@ -26,6 +27,8 @@ class TransformerUNet(Backbone):
 
     size_multiple = 8
     block_types = (TransformerBlock,)
+    refinement: nn.Module
+    output: nn.Module
 
     def __init__(
         self, dim: int, num_blocks: tuple[int, ...], num_heads: tuple[int, ...], *, bias: bool, **settings: Any
@@ -49,9 +52,14 @@ class TransformerUNet(Backbone):
         count = self._num_blocks[level] if count is None else count
         return nn.Sequential(*(self._block(channels, level) for _ in range(count)))
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def encode(self, x: Map) -> tuple[Map, Map, Map, Map]:
         """Return the maps of the three encoder levels, finest first, and that of the bottom."""
         encoded1 = self.encoder_level1(self.patch_embed(x))
         encoded2 = self.encoder_level2(self.down1_2(encoded1))
         encoded3 = self.encoder_level3(self.down2_3(encoded2))
         return encoded1, encoded2, encoded3, self.latent(self.down3_4(encoded3))
+
+    def finish(self, y: Map, x: Map) -> Map:
+        """Return the picture: the refined map of the decoder, made a change of the input `x`."""
+        y = self.refinement(y)
+        return map_rows(lambda y, x: self.output(y) + x, y, x, channels=y.shape[1], halo=1)
