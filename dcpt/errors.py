@@ -32,6 +32,10 @@ class CheckpointMismatch(DcptError, ValueError):
     """Weights that are damaged or belong to another network."""
 
 
+class OutOfMemory(DcptError, MemoryError):
+    """A picture that does not fit into memory, not even in the smallest tiles."""
+
+
 class OutputError(DcptError, OSError):
     """A result that cannot be written where it was asked for."""
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, overload
+from types import TracebackType
+from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,26 +17,61 @@ from dcpt.backbones import Backbone
 from dcpt.device import pick_device
 from dcpt.diagnosis import Diagnosis
 from dcpt.diagnosis import diagnose as diagnose_picture
+from dcpt.errors import CheckpointMismatch, InvalidSetting, OutOfMemory
 from dcpt.hub import from_pretrained
 from dcpt.image import read_picture
-from dcpt.tiling import apply_tiled, check_tiles
+from dcpt.memory import free_memory
+from dcpt.steering import adjust_strength, check_choice, steer
+from dcpt.strips import Storage
+from dcpt.tiling import apply_exact, apply_tiled, check_tiles, choose_tile_size
 from dcpt.weights import DEFAULT_WEIGHTS, list_weights
+
+Precision = Literal["float32", "bfloat16", "float16"]
+FREE_SHARE = 0.5  # of the free memory, to be planned with: an estimate may be wrong, and others want some
+LARGEST_BATCH = 8  # tiles
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """What became of a picture.
+
+    Attributes:
+        pixels: The restored pictures, like those given.
+        diagnosis: What was wrong, if asked for or needed.
+        untouched: Whether the picture was left alone because it is clean.
+    """
+
+    pixels: Tensor
+    diagnosis: Diagnosis | None = None
+    untouched: bool = False
 
 
 class Restorer:
-    """A loaded network on a device, ready to restore many pictures.
+    """A loaded network on a device, ready to restore many pictures; several threads may share it.
+
+    As a context manager it frees the network in the end.
 
     Args:
         model: Name of weights, a model folder, or a backbone, which is then moved to the device and
             switched to evaluation mode.
         device: "cpu", "cuda", "mps" or a torch device; default the fastest there is.
-        tile_size: Pictures with a longer side than this, in pixels, are processed in tiles.
+        tile_size: Pictures with a longer side than this, in pixels, are processed in tiles. Default:
+            1024, or less if the free memory asks for it.
         overlap: Pixels that neighbouring tiles share.
+        exact: Give the picture that the network gives as a whole, without tiles, layer by layer and
+            strip by strip; what does not fit into memory goes to temporary files.
+        precision: "float32", or "bfloat16" or "float16", which are faster on a GPU. What they
+            cannot hold is computed again in "float32".
+        strength: From 0, nothing, to 1, all that the network does; see `adjust_strength`.
+        only: Degradations to remove, as far as they can be told apart; default all. See `steer`.
+        keep: Degradations to leave in.
+        protect_clean: Leave a picture alone that a diagnosis finds clean.
 
     Raises:
-        UnknownName: If there are no such weights.
+        UnknownName: If there are no such weights or degradations.
         CheckpointMismatch: If the weights are damaged.
-        InvalidSetting: If the device does not exist or the tiles are too small.
+        InvalidSetting: If the device does not exist, the tiles are too small, a setting is out of
+            range, or the backbone cannot do the exact mode.
     """
 
     def __init__(
@@ -40,64 +79,184 @@ class Restorer:
         model: str | Path | Backbone = DEFAULT_WEIGHTS,
         *,
         device: torch.device | str | None = None,
-        tile_size: int = 1024,
+        tile_size: int | None = None,
         overlap: int = 64,
+        exact: bool = False,
+        precision: Precision = "float32",
+        strength: float = 1.0,
+        only: Sequence[str] = (),
+        keep: Sequence[str] = (),
+        protect_clean: bool = False,
     ) -> None:
+        check_choice(only, keep)
+        if not 0 <= strength <= 1:
+            raise InvalidSetting(f"expected a strength from 0 to 1, got {strength}")
+        if precision not in get_args(Precision) or (exact and precision != "float32"):
+            raise InvalidSetting(
+                f"expected precision {', '.join(get_args(Precision))}, exact: the first; got {precision}"
+            )
         self.device = pick_device(device)
         backbone = model if isinstance(model, Backbone) else from_pretrained(model)
-        self.backbone = backbone.to(self.device).eval()
-        self.tile_size, self.overlap = tile_size, overlap
-        check_tiles(self.backbone.size_multiple, tile_size, overlap)
+        if exact and not backbone.supports_stored_maps:
+            raise InvalidSetting(f"expected a backbone with an exact mode, got {type(backbone).__name__}; use tiles")
+        self._backbone: Backbone | None = backbone.to(self.device).eval()
+        self.tile_size, self.overlap, self.exact, self.precision = tile_size, overlap, exact, precision
+        self.strength, self.only, self.keep = strength, tuple(only), tuple(keep)
+        self.protect_clean = protect_clean
+        check_tiles(backbone.size_multiple, tile_size or 4 * (overlap + backbone.size_multiple), overlap)
+
+    def __enter__(self) -> Restorer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._backbone = None
+        release(self.device)
+
+    @property
+    def backbone(self) -> Backbone:
+        """The network; InvalidSetting once the restorer is closed."""
+        if self._backbone is None:
+            raise InvalidSetting("expected an open restorer, got one closed by its `with` block; make another")
+        return self._backbone
 
     def restore(self, image: Any) -> Any:
-        """Restore one picture, or a batch in a tensor; see the function `restore`."""
+        """Restore a picture, a batch in a tensor, or a list or array of pictures; see the function `restore`."""
+        if isinstance(image, np.ndarray) and image.ndim == 4:
+            return np.stack([self.restore(picture) for picture in image])
+        if isinstance(image, (list, tuple)):
+            return [self.restore(picture) for picture in image]
         pixels, give_back = read_picture(image)
         return give_back(self.restore_batch(pixels))
 
-    @torch.inference_mode()
     def restore_batch(self, lq: Tensor) -> Tensor:
         """Restore pictures, (B, 3, H, W), RGB in [0, 1], of any size; the result is clamped to [0, 1]."""
-        restored = apply_tiled(
-            lambda tile: self.backbone(tile.to(self.device)),
-            lq,
-            multiple=self.backbone.size_multiple,
-            tile_size=self.tile_size,
-            overlap=self.overlap,
-        )
-        return restored.to(lq).clamp(0, 1)
+        if not (self.only or self.keep or self.protect_clean):
+            return self.process(lq).pixels
+        return torch.cat([self.process(picture).pixels for picture in lq.split(1)])
+
+    @torch.no_grad()
+    def process(self, lq: Tensor, *, diagnose: bool = False) -> Restoration:
+        """Restore pictures and tell what was done.
+
+        Args:
+            lq: Pictures, (B, 3, H, W), RGB in [0, 1]; one, if a diagnosis is asked for or needed.
+            diagnose: Whether to tell what is wrong in any case.
+
+        Raises:
+            InvalidImage: If a diagnosis is to be made of several pictures.
+            OutOfMemory: If there is not enough memory even for small tiles.
+            OutputError: If there is no room for the temporary files of the exact mode.
+            CheckpointMismatch: If the network gives what is no number.
+        """
+        diagnosis = None
+        if diagnose or self.only or self.keep or self.protect_clean:
+            diagnosis = diagnose_picture(lq, device=self.device)
+        if diagnosis and diagnosis.clean and self.protect_clean:
+            return Restoration(lq, diagnosis, untouched=True)
+        restored = self._apply(lq)
+        if diagnosis and (self.only or self.keep):
+            restored = steer(lq, restored, diagnosis, only=self.only, keep=self.keep)
+        return Restoration(adjust_strength(lq, restored, self.strength), diagnosis)
+
+    def _apply(self, lq: Tensor) -> Tensor:
+        """Run the network over pictures of any size; clamp the result."""
+        if self.exact:
+            return self._apply_exact(lq).clamp_(0, 1)
+        pixel_memory = self.backbone.estimate_memory(self.device) * len(lq)
+        free = FREE_SHARE * free_memory(self.device)
+        tile_size = self.tile_size or choose_tile_size(*lq.shape[-2:], pixel_memory, free)
+        while True:
+            batch_size = 1 if self.device.type == "cpu" else int(free / (pixel_memory * tile_size**2))
+            try:
+                return apply_tiled(
+                    self._pass,
+                    lq,
+                    multiple=self.backbone.size_multiple,
+                    tile_size=tile_size,
+                    overlap=self.overlap,
+                    batch_size=max(1, min(LARGEST_BATCH, batch_size)),
+                ).clamp_(0, 1)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            release(self.device)
+            tile_size = self._halve(min(tile_size, max(lq.shape[-2:])))
+
+    def _apply_exact(self, lq: Tensor) -> Tensor:
+        storage = Storage(self.device, memory=int(FREE_SHARE * free_memory(torch.device("cpu"))))
+        try:
+            restored = apply_exact(self.backbone, lq, multiple=self.backbone.size_multiple, storage=storage)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemory(f"the exact mode does not fit into the memory of {self.device}; use tiles") from None
+        return check_finite(restored)
+
+    def _halve(self, tile_size: int) -> int:
+        smaller = tile_size // 2
+        try:
+            check_tiles(self.backbone.size_multiple, smaller, self.overlap)
+        except InvalidSetting:
+            raise OutOfMemory(
+                f"not even tiles of {tile_size} pixels fit into the memory of {self.device}; "
+                "close other programs, choose a smaller overlap, a smaller model or another device"
+            ) from None
+        return smaller
+
+    def _pass(self, tiles: Tensor) -> Tensor:
+        """Run the network once; what half precision cannot hold, in full precision."""
+        x = tiles.to(self.device)
+        if self.precision != "float32":
+            with torch.autocast(self.device.type, getattr(torch, self.precision)):
+                y = self.backbone(x).float()
+            if y.isfinite().all():
+                return y.to(tiles)
+        return check_finite(self.backbone(x)).to(tiles)
 
 
-@overload
-def restore(
-    image: Any,
-    *,
-    model: str | Path | Backbone = ...,
-    device: torch.device | str | None = ...,
-    diagnose: Literal[False] = ...,
-) -> Any: ...
-@overload
-def restore(
-    image: Any,
-    *,
-    model: str | Path | Backbone = ...,
-    device: torch.device | str | None = ...,
-    diagnose: Literal[True],
-) -> tuple[Any, Diagnosis]: ...
+def check_finite(restored: Tensor) -> Tensor:
+    """Return pictures, or raise CheckpointMismatch if there is a value that is no number."""
+    if not all(part.isfinite().all() for part in restored.split(64, dim=2)):
+        raise CheckpointMismatch("expected numbers from the network, got NaN or infinity; its weights may be damaged")
+    return restored
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether an error is a device's, or the machine's, lack of memory."""
+    text = str(error).lower()
+    return (
+        isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        or "out of memory" in text
+        or ("alloc" in text and "memory" in text)
+    )
+
+
+def release(device: torch.device) -> None:
+    """Give cached memory back to a device, so that smaller pieces find room."""
+    if device.type != "cpu":
+        torch.accelerator.memory.empty_cache()
+
+
 def restore(
     image: Any,
     *,
     model: str | Path | Backbone = DEFAULT_WEIGHTS,
     device: torch.device | str | None = None,
     diagnose: bool = False,
-) -> Any | tuple[Any, Diagnosis]:
+    **settings: Any,
+) -> Any:
     """Remove haze, rain, snow, noise, blur, compression, darkness, mosaics or scratches from a picture.
 
     Args:
-        image: A path, the bytes of a file, a PIL image, an array (H, W[, 3 or 4]) or a tensor
-            ([B,] 3, H, W); floats in [0, 1], or integers of full range. Colour order is RGB.
+        image: A path, the bytes of a file, a PIL image, an array ([B,] H, W[, 3 or 4]), a tensor
+            ([B,] 3, H, W), or a list of these; floats in [0, 1], or integers of full range. Colour
+            order is RGB.
         model: Name of weights, a model folder, or a backbone. The default needs no download.
         device: Where to compute; default the fastest there is.
         diagnose: Tell what was wrong, too, as `dcpt.diagnose(image)` does; for one picture.
+        **settings: Others of `Restorer`, such as `exact=True`, `strength=0.7` or `keep=["haze"]`.
 
     Returns:
         The restored picture, same size and kind as `image` (for a path, a PIL image).
@@ -106,16 +265,19 @@ def restore(
     Raises:
         InvalidImage: If it is not a readable picture.
         UnknownName: If there is no such model.
+        DcptError: As those of `Restorer`.
     """
     # Only the bundled weights are kept: a folder may change on disk, a backbone in its owner's hands.
-    load = _bundled_restorer if model in list_weights() else Restorer
-    restorer = load(model, device=device)
+    known = isinstance(model, str) and model in list_weights()
+    backbone = _bundled_backbone(model, device=device) if known else model
+    restorer = Restorer(backbone, device=device, **settings)
     if not diagnose:
         return restorer.restore(image)
-    diagnosis = diagnose_picture(image, device=device)
-    return restorer.restore(image), diagnosis
+    pixels, give_back = read_picture(image)
+    restoration = restorer.process(pixels, diagnose=True)
+    return give_back(restoration.pixels), restoration.diagnosis
 
 
 @functools.lru_cache(maxsize=2)
-def _bundled_restorer(name: str, *, device: torch.device | str | None) -> Restorer:
-    return Restorer(name, device=device)
+def _bundled_backbone(name: str, *, device: torch.device | str | None) -> Backbone:
+    return from_pretrained(name, device=pick_device(device))

@@ -1,6 +1,6 @@
 """Feature maps computed strip by strip, in memory or on disk: one mechanism for speed and for pictures of any size.
 
-A network written with `map_rows` takes a tensor, or a `StoredMap` that never is in memory as a
+A network written with `map_rows` takes a tensor, or a `StoredMap` that never is on the device as a
 whole; what it computes is the same. A convolution asks for the neighbouring rows it needs (its
 halo); a statistic of the whole map, such as a mean, is the sum of what each strip adds to it.
 """
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -25,28 +25,27 @@ SMALLEST_STRIP = 8  # rows
 
 
 class StoredMap:
-    """A map, (B, C, H, W), of which only some rows at a time are on the device.
+    """A map, (B, C, H, W), of which some rows at a time are on the device: kept in memory or in a temporary file.
 
     Args:
         shape: Its shape.
         dtype: Its type.
-        storage: Where it is kept, and how much of it is in memory.
+        storage: Which of both it is, and where maps made from it are kept.
     """
 
     def __init__(self, shape: torch.Size, dtype: torch.dtype, storage: Storage) -> None:
-        self.shape, self.ndim, self.dtype, self.storage = shape, len(shape), dtype, storage
-        batch, channels, _, width = shape
-        self._row_bytes = batch * channels * width * dtype.itemsize
+        self.shape, self.ndim, self.storage = shape, len(shape), storage
+        batch, channels, height, width = shape
+        self.dtype, self._row_bytes = dtype, batch * channels * width * dtype.itemsize
         self._memory: Tensor | None = None
-        self.num_bytes = self._row_bytes * shape[2]
-        if storage.take(self.num_bytes):
-            self._memory = torch.empty((shape[2], batch, width, channels), dtype=dtype)
+        if storage.take(height * self._row_bytes):
+            self._memory = torch.empty((height, batch, width, channels), dtype=dtype)
         else:
             self._file = tempfile.TemporaryFile(dir=storage.folder)  # noqa: SIM115, it lives as long as the map
 
     def __del__(self) -> None:
         if self._memory is not None:
-            self.storage.give_back(self.num_bytes)
+            self.storage.give_back(self.shape[2] * self._row_bytes)
 
     def read(self, start: int, stop: int) -> Tensor:
         """Return rows, (B, C, stop - start, W), channels-last, on the device."""
@@ -124,15 +123,6 @@ def as_bytes(rows: Tensor) -> memoryview:
     return memoryview(rows.view(torch.uint8).numpy()).cast("B")
 
 
-class Strip(NamedTuple):
-    """Rows of a map from `top` on, and how many more there are above and below for those who need neighbours."""
-
-    top: int
-    rows: int
-    above: int
-    below: int
-
-
 def map_rows(
     function: Callable[..., Tensor],
     *maps: Map,
@@ -152,64 +142,76 @@ def map_rows(
         halo: So many rows of the first map that the result depends on above and below; a multiple
             of `multiple`. The rows that these spoil are cut off.
         multiple: Strips begin at multiples of this, counted in rows of the first map.
-        shift: Strips begin this many rows further down, and the last one wraps around.
+        shift: Strips begin this many rows further down, and the last one wraps around; without halo.
         then: Given rows of the result; returns rows to keep and what they add to statistics.
 
     Returns:
-        The map, stored if one of the given is; with `then` followed by the sums of the statistics.
+        The map, a tensor if all those given are; with `then` followed by the sums of the statistics.
     """
     height = maps[0].shape[2]
+    storage = next((x.storage for x in maps if isinstance(x, StoredMap)), None)
     result: Map | None = None
     sums: list[Tensor] = []
-    for strip in cut_strips(maps, channels, halo=halo, multiple=multiple):
-        start, stop = strip.top - strip.above + shift, strip.top + strip.rows + strip.below + shift
-        rows = function(*(read_rows(x, start, stop, height) for x in maps))
-        rows = cut_halo(rows, strip)
+    for start, stop in cut_strips(maps[0], channels, multiple=multiple, at_once=storage is None):
+        above, below = min(halo, start), min(halo, height - stop)
+        first, last = start - above + shift, stop + below + shift
+        rows = function(*(read_rows(x, first, last, height) for x in maps))
+        factor = Fraction(rows.shape[2], last - first)
+        if above or below:
+            rows = rows[:, :, int(above * factor) : int((above + stop - start) * factor)]
         if then is not None:
             rows, *statistics = then(rows)
             sums = [a + b for a, b in zip(sums, statistics, strict=True)] if sums else statistics
-        if strip.rows == height and all(isinstance(x, Tensor) for x in maps):
+        if storage is None and stop - start == height:
             result = rows.roll(shift, 2) if shift else rows
             break
         if result is None:
-            result = make_result(rows, rows.shape[2] * height // strip.rows, maps)
-        write_rows(result, (strip.top + shift) * rows.shape[2] // strip.rows, rows)
+            result = make_map(rows, int(height * factor), storage)
+        write_rows(result, int((start + shift) * factor), rows)
     return (result, *sums) if then is not None else result
 
 
-def cut_strips(maps: tuple[Map, ...], channels: int, *, halo: int, multiple: int) -> Iterator[Strip]:
-    """Cut the first map into strips whose intermediate results have at most `VALUES_AT_ONCE` values, if possible."""
-    batch, _, height, width = maps[0].shape
-    rows = items_at_once(maps[0], batch * width * channels, stored=any(isinstance(x, StoredMap) for x in maps))
-    rows = max(rows // multiple, 1) * multiple
-    for top in range(0, height, rows):
-        own = min(rows, height - top)
-        yield Strip(top, own, above=min(halo, top), below=min(halo, height - top - own))
+def average_rows(x: Map) -> Tensor:
+    """Return the mean of a map over its pixels, (B, C, 1, 1)."""
+    if isinstance(x, Tensor):
+        return x.mean((2, 3), keepdim=True)
+    strips = cut_strips(x, 2 * x.shape[1], at_once=False)
+    return sum(x.read(*strip).sum((2, 3), keepdim=True) for strip in strips) / (x.shape[2] * x.shape[3])
 
 
-def items_at_once(x: Map, num_values: int, *, stored: bool = False) -> int:
-    """Return how many items to compute at once that have so many intermediate values each.
+def lay_out(x: Map) -> Map:
+    """Return a map in the memory layout that the networks are fast on; rows that are read always have it."""
+    return x.contiguous(memory_format=torch.channels_last) if isinstance(x, Tensor) else x
 
-    On the CPU, without gradients, results that stay in the cache and in memory already paged in
-    save a third of the time of a large picture, and most of the memory. Elsewhere it is all.
+
+def cut_strips(x: Map, channels: int, *, multiple: int = 1, at_once: bool) -> Iterator[tuple[int, int]]:
+    """Yield the first row of each strip of a map, and the one after its last.
+
+    On the CPU, without gradients, intermediate results that stay in the cache and in memory already
+    paged in save a third of the time of a large picture, and most of the memory.
 
     Args:
-        x: What is computed on.
-        num_values: Values of the widest intermediate result per item.
-        stored: Whether it is never all.
+        x: The map.
+        channels: Channels of the widest intermediate result.
+        multiple: What the first rows are multiples of.
+        at_once: Whether it may be one strip where that is faster: elsewhere.
     """
-    if not stored and (x.device.type != "cpu" or torch.is_grad_enabled()):
-        return sys.maxsize
-    return max(SMALLEST_STRIP, VALUES_AT_ONCE // max(1, num_values))
+    batch, _, height, width = x.shape
+    rows = max(SMALLEST_STRIP, VALUES_AT_ONCE // (batch * width * channels))
+    if at_once and (x.device.type != "cpu" or torch.is_grad_enabled()):
+        rows = height
+    rows = max(rows // multiple, 1) * multiple
+    for start in range(0, height, rows):
+        yield start, min(start + rows, height)
 
 
 def read_rows(x: Map, start: int, stop: int, height: int) -> Tensor:
     """Return the rows of a map that belong to rows `start` to `stop` of one of another height; beyond, it repeats."""
     own = x.shape[2]
+    read = x.read if isinstance(x, StoredMap) else lambda first, last: x[:, :, first:last]
     if own == 1:
-        return x if isinstance(x, Tensor) else x.read(0, 1)
+        return read(0, 1)
     start, stop = start * own // height, stop * own // height
-    read = x.read if isinstance(x, StoredMap) else lambda a, b: x[:, :, a:b]
     if stop <= own:
         return read(start, stop)
     if start >= own:
@@ -222,44 +224,15 @@ def write_rows(x: Map, start: int, rows: Tensor) -> None:
     start %= x.shape[2]
     fitting = min(rows.shape[2], x.shape[2] - start)
     for place, part in ((start, rows[:, :, :fitting]), (0, rows[:, :, fitting:])):
-        if not part.shape[2]:
-            continue
-        if isinstance(x, StoredMap):
+        if isinstance(x, StoredMap) and part.shape[2]:
             x.write(place, part)
-        else:
+        elif part.shape[2]:
             x[:, :, place : place + part.shape[2]] = part
 
 
-def cut_halo(rows: Tensor, strip: Strip) -> Tensor:
-    """Cut off the results that the rows around a strip gave."""
-    given = strip.above + strip.rows + strip.below
-    if given == strip.rows:
-        return rows
-    factor = rows.shape[2] / given
-    return rows[:, :, round(strip.above * factor) : round((strip.above + strip.rows) * factor)]
-
-
-def make_result(rows: Tensor, height: int, maps: tuple[Map, ...]) -> Map:
-    """Return an empty map for results like `rows`, stored if one of the maps is."""
-    batch, channels, _, width = rows.shape
-    shape = torch.Size((batch, channels, height, width))
-    for x in maps:
-        if isinstance(x, StoredMap):
-            return StoredMap(shape, rows.dtype, x.storage)
+def make_map(rows: Tensor, height: int, storage: Storage | None) -> Map:
+    """Return an empty map of so many rows like the given ones, in a storage or as a tensor."""
+    shape = torch.Size((*rows.shape[:2], height, rows.shape[3]))
+    if storage:
+        return StoredMap(shape, rows.dtype, storage)
     return torch.empty(shape, dtype=rows.dtype, device=rows.device, memory_format=torch.channels_last)
-
-
-def average_rows(x: Map) -> Tensor:
-    """Return the mean of a map over its pixels, (B, C, 1, 1)."""
-    if isinstance(x, Tensor):
-        return x.mean((2, 3), keepdim=True)
-    total = sum(
-        read_rows(x, strip.top, strip.top + strip.rows, x.shape[2]).sum((2, 3), keepdim=True)
-        for strip in cut_strips((x,), x.shape[1], halo=0, multiple=1)
-    )
-    return total / (x.shape[2] * x.shape[3])
-
-
-def lay_out(x: Map) -> Map:
-    """Return a map in the memory layout that the networks are fast on; a stored map always is."""
-    return x.contiguous(memory_format=torch.channels_last) if isinstance(x, Tensor) else x

@@ -29,8 +29,18 @@ def test_tiles_cover_the_side_overlap_enough_and_keep_the_phase(length):
 
 
 def test_weights_rise_only_at_inner_borders():
-    assert blend_weights(6, 0, 6, 2).tolist() == [1] * 6
-    assert blend_weights(6, 4, 20, 2).tolist() == [0.25, 0.75, 1, 1, 0.75, 0.25]
+    assert blend_weights([0], 6, 2)[0].tolist() == [1] * 6
+    first, middle, last = blend_weights([0, 4, 8], 6, 2)
+    assert first.tolist() == [1, 1, 1, 1, 0.75, 0.25] and last.tolist() == first.flip(0).tolist()
+    assert middle.tolist() == [0.25, 0.75, 1, 1, 0.75, 0.25]
+
+
+def test_weights_of_tiles_sum_to_one_wherever_they_lie():
+    starts = tile_starts(104, 64, 16, 8)  # the last two overlap by more than the others
+    total = torch.zeros(104)
+    for start, weight in zip(starts, blend_weights(starts, 64, 16)):
+        total[start : start + 64] += weight
+    assert torch.allclose(total, torch.ones(104))
 
 
 @pytest.mark.parametrize("size", [(40, 40), (1, 1), (3, 500), (129, 65)])

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from dcpt.errors import CheckpointMismatch, DcptError, InvalidImage, InvalidSetting
@@ -21,7 +22,7 @@ Output = Tensor | list[Tensor] | tuple[Tensor, list[Tensor]]
 class Backbone(nn.Module):
     """A restoration network that can also hand out its decoder features.
 
-    A subclass sets the first three attributes below, the next two if it has such, and implements
+    A subclass sets the first three attributes below, of the others those it has, and implements
     `forward`. Its stem and its output convolution may be anything; DCPT only needs the features.
 
     Attributes:
@@ -29,6 +30,10 @@ class Backbone(nn.Module):
         feature_strides: Input pixels per feature pixel, finest first.
         size_multiple: Height and width of the input must be multiples of this.
         block_types: Classes of the blocks that give (B, C, H, W), for masked pre-training.
+        live_maps: How many maps of full resolution and as many channels as the finest feature are
+            alive at the peak of a pass without gradients on the CPU, by which tiles are chosen.
+        supports_stored_maps: Whether `forward` is written with `dcpt.strips.map_rows` throughout, so
+            that it takes a `StoredMap` and the exact mode is possible.
         silent_options: Constructor options that change the result but leave no trace in the weights.
         variant: Name under which `create_backbone` made it, or None for an unregistered one.
         overrides: The options given to `create_backbone` on top of the variant's own.
@@ -38,6 +43,8 @@ class Backbone(nn.Module):
     feature_strides: tuple[int, ...]
     size_multiple: int
     block_types: tuple[type[nn.Module], ...] = ()
+    live_maps: float = 8
+    supports_stored_maps: bool = False
     silent_options: dict[str, Any] = {}
     variant: str | None = None
     overrides: dict[str, Any] = {}
@@ -59,6 +66,13 @@ class Backbone(nn.Module):
             InvalidImage: If the shape is wrong.
         """
         raise NotImplementedError
+
+    def estimate_memory(self, device: torch.device) -> float:
+        """Return about how many bytes per pixel of the picture a pass without gradients takes at its peak.
+
+        Elsewhere than on the CPU blocks are not computed in strips, which takes twice as much.
+        """
+        return 4 * self.live_maps * self.feature_channels[0] * (1 if device.type == "cpu" else 2)
 
     def check_input(self, x: Tensor) -> None:
         """Raise InvalidImage unless `x` is a batch this backbone can take."""

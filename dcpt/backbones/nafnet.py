@@ -109,6 +109,8 @@ class NAFNet(Backbone):
     """
 
     block_types = (NAFBlock,)
+    live_maps = 5.5
+    supports_stored_maps = True
 
     def __init__(
         self,

@@ -195,6 +195,8 @@ class SwinIR(Backbone):
     """
 
     block_types = (SwinStage,)
+    live_maps = 5.5
+    supports_stored_maps = True
     mean: Tensor
 
     def __init__(

@@ -27,6 +27,7 @@ class TransformerUNet(Backbone):
 
     size_multiple = 8
     block_types = (TransformerBlock,)
+    supports_stored_maps = True
     refinement: nn.Module
     output: nn.Module
 
