@@ -1,5 +1,6 @@
 """The commands as users type them; a mistake is one line and a non-zero exit, and harms nothing."""
 
+import io
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ from PIL import Image
 import dcpt
 from dcpt.cli import main
 from dcpt.conversion import export_checkpoint
+from dcpt.restoration import Restorer
 
 
 def run(*arguments):
@@ -39,11 +41,86 @@ def test_restore_takes_a_folder_and_a_broken_file_does_not_stop_it(model_folder,
     for name in ("a.png", "trip/b.jpg"):
         Image.fromarray(as_uint8(make_picture(20, 30))).save(photos / name)
     (photos / "broken.png").write_bytes(b"not a picture")
-    result = run("restore", photos, "-o", tmp_path / "out", "--model", model_folder)
+    result = run("restore", photos, "-o", tmp_path / "out", "--model", model_folder, "--recursive")
     assert result.exit_code == 1
     assert "1 of 3 pictures" in result.output and "broken.png" in result.output
     assert (tmp_path / "out/a.png").exists() and (tmp_path / "out/trip/b.jpg").exists()
     assert not (tmp_path / "out/broken.png").exists()
+
+
+def test_restore_resumes_a_folder_and_reports(photo, model_folder, tmp_path):
+    command = ["restore", f"{tmp_path}/*.png", "-o", tmp_path / "out", "--model", model_folder, "--jobs", 2]
+    assert "1 restored, 0 left untouched" in run(*command, "--no-protect-clean").output
+    assert (tmp_path / "out/report.html").exists() and (tmp_path / "out/photo.png").exists()
+    again = run(*command, "--no-protect-clean")
+    assert again.exit_code == 0 and "1 of these by an earlier run" in again.output
+    changed = run(*command, "--no-protect-clean", "--strength", 0.5)
+    assert changed.exit_code == 1 and "other settings" in changed.output
+    assert run(*command, "--strength", 0.5, "--overwrite", "--no-report").exit_code == 0
+
+
+def test_hostile_files_are_one_line_each_and_harm_nothing(photo, model_folder, tmp_path):
+    photos = make_folder(tmp_path / "photos")
+    for name in ("good.png", "new\nline.png"):
+        (photos / name).write_bytes(photo.read_bytes())
+    (photos / "broken\n.png").write_bytes(photo.read_bytes()[:100])
+    (photos / "empty.jpg").touch()
+    make_folder(photos / "folder.png")
+    os.mkfifo(photos / "fifo.png")
+    for name, goal in (("loop.png", "loop.png"), ("zero.png", "/dev/zero"), ("dangling.png", "none"), ("up", "..")):
+        (photos / name).symlink_to(goal)
+    before = {path: path.read_bytes() for path in photos.iterdir() if path.is_file()}
+    result = run("restore", photos, "-o", tmp_path / "out", "--model", model_folder, "--recursive")
+    lines = [line for line in result.output.splitlines() if line.startswith("failed: ")]
+    assert result.exit_code == 1 and len(lines) == 6 and "6 of 8 pictures" in result.output
+    assert len(result.output.splitlines()) == 6 + 2
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["good.png", "new\nline.png"]
+    assert before == {path: path.read_bytes() for path in photos.iterdir() if path.is_file()}
+
+
+def test_restore_takes_a_picture_from_a_pipe_and_gives_it_to_one(photo, model_folder, tmp_path):
+    command = ["restore", "-", "-o", "-", "--model", str(model_folder)]
+    result = CliRunner().invoke(main, command, input=photo.read_bytes())
+    assert result.exit_code == 0, result.stderr
+    assert run("restore", photo, "-o", tmp_path / "out.png", "--model", model_folder).exit_code == 0
+    assert result.stdout_bytes == (tmp_path / "out.png").read_bytes()
+    jpeg = CliRunner().invoke(main, [*command, "--format", "jpg"], input=photo.read_bytes())
+    assert Image.open(io.BytesIO(jpeg.stdout_bytes)).format == "JPEG"
+    assert_one_line(CliRunner().invoke(main, command, input=b""))
+    assert_one_line(run("restore", "-", photo, "-o", tmp_path, "--model", model_folder))
+    assert_one_line(run("restore", tmp_path, "-o", "-", "--model", model_folder))
+
+
+def test_one_picture_goes_into_a_folder_and_has_a_report_if_asked(photo, model_folder, tmp_path):
+    good = ["--model", model_folder]
+    assert run("restore", photo, "-o", f"{tmp_path}/a/", *good).exit_code == 0
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["photo.png"]
+    assert run("restore", photo, "-o", tmp_path / "b/x.jpg", "--report", *good).exit_code == 0
+    assert json.loads((tmp_path / "b/report.json").read_text())["counts"]["done"] == 1
+    assert Image.open(tmp_path / "b/x.jpg").format == "JPEG"
+    assert "as the format" in assert_one_line(run("restore", photo, "-o", tmp_path / "c.jpg", "--format", "png", *good))
+    assert "expected a folder to watch" in assert_one_line(run("restore", photo, "-o", tmp_path / "c.jpg", "--watch"))
+
+
+@pytest.mark.parametrize(("watch", "code"), [([], 130), (["--watch"], 0)])
+def test_interrupted_a_run_ends_at_once_and_goes_on_when_repeated(watch, code, model_folder, tmp_path, monkeypatch):
+    photos = make_folder(tmp_path / "photos")
+    for seed in range(3):
+        Image.fromarray(as_uint8(make_picture(20, 30, seed))).save(photos / f"{seed}.png")
+    process, calls = Restorer.process, []
+
+    def stop(self, lq, *, diagnose):
+        calls.append(lq)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return process(self, lq, diagnose=diagnose)
+
+    monkeypatch.setattr(Restorer, "process", stop)
+    command = ["restore", photos, "-o", tmp_path / "out", "--model", model_folder]
+    result = run(*command, *watch)
+    assert result.exit_code == code and "Traceback" not in result.output
+    assert json.loads((tmp_path / "out/report.json").read_text())["counts"]["failed"] == 0
+    assert run(*command).exit_code == 0 and len(calls) == 4
 
 
 def test_degrade_is_repeatable_and_chains(photo, tmp_path):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import as_uint8, make_picture
-from PIL import Image
+from odd_files import load, save_png
+from PIL import Image, ImageCms
 
 from dcpt.errors import InvalidImage, OutputError
 from dcpt.image import open_image, read_picture, write_image
@@ -52,10 +53,11 @@ def test_big_endian_sixteen_bit_grey_is_not_clipped():
     assert np.array_equal(np.asarray(unchanged(image)), values)
 
 
-def test_cmyk_comes_back_as_rgb_without_its_profile():
+def test_cmyk_comes_back_as_rgb_that_says_so():
     image = Image.fromarray(random_array(9, 7, 3)).convert("CMYK")
     image.info["icc_profile"] = b"for four inks"
-    assert "icc_profile" not in unchanged(image).info
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(unchanged(image).info["icc_profile"]))
+    assert profile.profile.xcolor_space == "RGB " and "sRGB" in ImageCms.getProfileDescription(profile)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".avif"])
@@ -119,6 +121,18 @@ def test_bytes_come_back_in_their_format():
     assert isinstance(result, bytes)
     assert Image.open(io.BytesIO(result)).format == "PNG"
     assert Image.open(io.BytesIO(result)).tobytes() == Image.open(buffer).tobytes()
+
+
+def test_sixteen_bit_files_come_back_as_deep_as_their_kind_can_be(tmp_path):
+    color, grey = (random_array(9, 7, c, dtype=np.uint16, high=65536) for c in (3, 1))
+    result = unchanged(save_png(color))
+    assert isinstance(result, bytes) and np.array_equal(load(result), color)
+    (tmp_path / "color.png").write_bytes(save_png(color))
+    assert unchanged(tmp_path / "color.png").mode == "RGB"
+    (tmp_path / "grey.png").write_bytes(save_png(grey))
+    assert np.array_equal(np.asarray(unchanged(tmp_path / "grey.png")), grey[..., 0])
+    eight = open_image(tmp_path / "grey.png")
+    assert eight.mode == "L" and np.abs(np.asarray(eight) - grey[..., 0] / 257).max() <= 0.5
 
 
 def test_pictures_are_turned_upright_once_and_keep_exif_and_profile(tmp_path):

@@ -1,0 +1,181 @@
+"""The folder that results go to: one run at a time, files whole or not there, and a journal of what was done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from filelock import FileLock, Timeout
+
+from dcpt.errors import DcptError, OutputError
+
+STATE_FOLDER, JOURNAL = ".dcpt", "journal.jsonl"
+DONE, UNTOUCHED, FAILED = "done", "untouched", "failed"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of a picture.
+
+    Attributes:
+        source: Path of the picture, relative to the output folder.
+        target: Path of the result, relative to the output folder.
+        status: "done", "untouched" (found clean and left as it was) or "failed".
+        reason: Why it failed, in one sentence.
+        size: Bytes of the picture's file.
+        sha256: Hash of the picture's file.
+        output_sha256: Hash of the result's file.
+        settings: Hash of all settings that determine the result.
+        width: Pixels of the picture, upright.
+        height: Likewise.
+        seconds: What it took, from reading to encoding.
+        diagnosis: What was found in it, without the map, if it was looked for.
+        earlier: Whether an earlier run did it; not in the journal.
+    """
+
+    source: str
+    target: str
+    status: str
+    reason: str = ""
+    size: int = 0
+    sha256: str = ""
+    output_sha256: str = ""
+    settings: str = ""
+    width: int = 0
+    height: int = 0
+    seconds: float = 0.0
+    diagnosis: dict[str, Any] | None = None
+    earlier: bool = False
+
+
+class OutputFolder:
+    """A folder of results and its journal.
+
+    A line is written before the result gets its name, with the hash of the result: what is there
+    under the name and has that hash is done, whenever the process was killed.
+
+    Args:
+        path: The folder; made when it is locked.
+
+    Attributes:
+        records: The last record of each result, by target.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.records: dict[str, Record] = {}
+        self._state = path / STATE_FOLDER
+        self._partial = self._state / "partial"
+        self._written: set[tuple[str, str]] = set()
+        self._journal: BinaryIO
+        self._turn = threading.Lock()
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there was a run before."""
+        return (self._state / JOURNAL).exists()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out until the end of the block, drop what a killed one left, read the journal.
+
+        Raises:
+            DcptError: If another process is in there.
+            OutputError: If the folder cannot be written to.
+        """
+        try:
+            self._state.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self._state / "lock").acquire(timeout=0)
+        except Timeout:
+            raise DcptError(f"another run writes to {self.path}; wait for it, or choose another folder") from None
+        except OSError as error:
+            raise OutputError(f"cannot write to {self.path}: {error.strerror or error}") from None
+        with lock:
+            shutil.rmtree(self._partial, ignore_errors=True)
+            self._partial.mkdir()
+            with open(self._state / JOURNAL, "a+b") as self._journal:
+                self._read()
+                yield
+
+    def _read(self) -> None:
+        self._journal.seek(0)
+        whole = True
+        for line in self._journal:
+            whole = line.endswith(b"\n")
+            try:
+                record = Record(**json.loads(line))
+            except (ValueError, TypeError):  # cut short when the process was killed
+                continue
+            if record.output_sha256:
+                self._remember(record)
+        if not whole:
+            self._journal.write(b"\n")
+
+    def _remember(self, record: Record) -> None:
+        self.records[record.target] = record
+        self._written.add((record.target, record.output_sha256))
+
+    def holds_own(self, target: Path) -> bool:
+        """Whether the file `target` is a result as this program wrote it."""
+        return (self.relative(target), hash_file(target)) in self._written
+
+    def relative(self, path: Path) -> str:
+        """Return a path relative to the folder; an absolute one if it is on another drive."""
+        try:
+            return os.path.relpath(path, self.path)
+        except ValueError:
+            return os.path.abspath(path)
+
+    def note(self, record: Record) -> None:
+        """Add a line to the journal."""
+        plain = asdict(record)
+        line = {field.name: plain[field.name] for field in fields(Record) if plain[field.name] != field.default}
+        with self._turn:
+            self._journal.write(json.dumps(line).encode("ascii") + b"\n")
+            self._journal.flush()
+            os.fsync(self._journal.fileno())
+            if record.output_sha256:
+                self._remember(record)
+
+    def write(self, target: Path, data: bytes, record: Record | None = None) -> None:
+        """Write a file whole or not at all, and before it appears, its record.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        partial = self._partial / str(threading.get_ident())
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if record:
+            self.note(record)
+        os.replace(partial, target)
+
+
+def hash_file(path: Path) -> str:
+    """Return the sha256 of a file; nothing unless it is a regular one that can be read."""
+    digest = hashlib.sha256()
+    try:
+        if not path.is_file():
+            return ""
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError:
+        return ""
+    return digest.hexdigest()
+
+
+def printable(text: str) -> str:
+    """Return a text on one line, whatever characters a file name brought into it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
