@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dcpt.containers import FORMAT_OF_SUFFIX
-from dcpt.encoding import encode_samples
 from dcpt.errors import InvalidImage, OutputError
 from dcpt.files import atomic_path
-from dcpt.metadata import read_metadata
-from dcpt.photograph import open_photograph, read_samples, take_photograph
-from dcpt.samples import reduce_depth, take_samples, to_image, to_pixels, to_samples
+from dcpt.photographs.containers import FORMAT_OF_SUFFIX
+from dcpt.photographs.encoding import encode_samples
+from dcpt.photographs.metadata import read_metadata
+from dcpt.photographs.photograph import open_photograph, read_samples, take_photograph
+from dcpt.photographs.samples import reduce_depth, take_samples, to_image, to_pixels, to_samples
 
 GiveBack = Callable[[Tensor], Any]
 
@@ -32,7 +32,7 @@ def open_image(source: str | Path | bytes) -> Image.Image:
         The picture; `format` names the container it came in.
 
     Raises:
-        InvalidImage: As `dcpt.photograph.open_photograph`.
+        InvalidImage: As `dcpt.photographs.photograph.open_photograph`.
     """
     samples, metadata, format = read_samples(source)
     image = to_image(reduce_depth(samples), metadata)

@@ -21,7 +21,7 @@ from torch import Tensor
 from dcpt.checkpoint import hash_weights
 from dcpt.errors import DcptError, InvalidImage, OutputError
 from dcpt.image import FORMAT_OF_SUFFIX
-from dcpt.photograph import open_photograph
+from dcpt.photographs import open_photograph
 from dcpt.restoration import Restoration, Restorer
 from dcpt.restoration_journal import DONE, FAILED, UNTOUCHED, OutputFolder, Record, hash_file, printable
 from dcpt.restoration_plan import REPORT_DATA, REPORT_PAGE, Job, check_target, format_suffix, plan_jobs

@@ -15,7 +15,7 @@ import pytest
 from odd_files import chunk, random_samples, save, save_png, save_tiff, to_pil
 from PIL import Image
 
-from dcpt.photograph import open_photograph
+from dcpt.photographs import open_photograph
 
 NOISE, DEEP = random_samples(64, 48, 3), random_samples(20, 16, 4, 16)
 PICTURE = to_pil(NOISE)
@@ -25,7 +25,7 @@ PNG, JPEG = save(PICTURE, "PNG"), save(PICTURE, "JPEG")
 PROGRAM = """
 import json, resource, sys, time
 from dcpt.errors import DcptError
-from dcpt.photograph import open_photograph
+from dcpt.photographs import open_photograph
 
 good = sys.argv[1]
 for line in sys.stdin:

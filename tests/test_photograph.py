@@ -13,7 +13,7 @@ from odd_files import random_samples, save, save_png, save_tiff, smooth_samples,
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from dcpt.errors import InvalidImage, MissingExtra, OutputError
-from dcpt.photograph import open_photograph
+from dcpt.photographs import open_photograph
 
 
 class Odd(NamedTuple):

@@ -9,13 +9,13 @@ import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from dcpt.containers import identify, load_upright, open_stream
-from dcpt.encoding import encode_samples
 from dcpt.errors import InvalidImage
-from dcpt.metadata import Metadata, read_metadata
-from dcpt.ppm import has_raw_numbers, read_ppm
-from dcpt.samples import reduce_depth, take_samples, to_image, to_pixels, to_samples
-from dcpt.sixteen_bit import has_sixteen_bits, read_sixteen_bits
+from dcpt.photographs.containers import identify, load_upright, open_stream
+from dcpt.photographs.encoding import encode_samples
+from dcpt.photographs.metadata import Metadata, read_metadata
+from dcpt.photographs.ppm import has_raw_numbers, read_ppm
+from dcpt.photographs.samples import reduce_depth, take_samples, to_image, to_pixels, to_samples
+from dcpt.photographs.sixteen_bit import has_sixteen_bits, read_sixteen_bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class Photograph:
 
         Args:
             restored: Shape and range of `pixels`, on any device.
-            format: Container to write, one of `dcpt.containers.FORMATS`; default the one it came in.
+            format: Container to write, one of `dcpt.photographs.containers.FORMATS`; default the one it came in.
                 16 bits per channel need PNG, TIFF or PPM, others get 8.
             strip: Leave out EXIF, XMP, comments and text. The colour profile stays: colours would shift.
 

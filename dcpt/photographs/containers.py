@@ -14,8 +14,8 @@ from typing import BinaryIO
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from dcpt.completeness import check_claim, check_content
 from dcpt.errors import DcptError, InvalidImage, MissingExtra
+from dcpt.photographs.completeness import check_claim, check_content
 
 # By content, never by suffix; an EPS in disguise would start Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF")

@@ -10,8 +10,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from dcpt.containers import identify, load_upright
 from dcpt.errors import InvalidImage
+from dcpt.photographs.containers import identify, load_upright
 
 _BITS, _PHOTOMETRIC, _PLANAR, _EXTRA = 258, 262, 284, 338
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _INTERLEAVED, _PREMULTIPLIED = 0, 1, 2, 1, 1

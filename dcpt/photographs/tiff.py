@@ -10,8 +10,8 @@ from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from PIL.TiffTags import LONG, TAGS_V2_GROUPS
 
-from dcpt.metadata import DESCRIPTIVE_TAGS, Metadata
-from dcpt.png import ZLIB_LEVEL
+from dcpt.photographs.metadata import DESCRIPTIVE_TAGS, Metadata
+from dcpt.photographs.png import ZLIB_LEVEL
 
 _ROWS = 256
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _OFFSETS, _CHANNELS, _ROWS_PER_STRIP, _LENGTHS = (

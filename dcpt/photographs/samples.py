@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dcpt.color import convert_to_srgb, lab_profile, profile_mode, srgb_profile
 from dcpt.errors import InvalidImage
-from dcpt.metadata import Metadata
+from dcpt.photographs.color import convert_to_srgb, lab_profile, profile_mode, srgb_profile
+from dcpt.photographs.metadata import Metadata
 
 _ROWS = 256  # converted at a time, so that a large photograph needs no second copy in floats
 

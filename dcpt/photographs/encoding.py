@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dcpt.color import convert_to_srgb, profile_mode
 from dcpt.errors import OutputError
-from dcpt.metadata import EXIF_PREFIX, Metadata
-from dcpt.png import ZLIB_LEVEL, encode_sixteen_bit_png, insert_chunks
-from dcpt.ppm import encode_sixteen_bit_ppm
-from dcpt.samples import reduce_depth, to_image
-from dcpt.tiff import encode_tiff
+from dcpt.photographs.color import convert_to_srgb, profile_mode
+from dcpt.photographs.metadata import EXIF_PREFIX, Metadata
+from dcpt.photographs.png import ZLIB_LEVEL, encode_sixteen_bit_png, insert_chunks
+from dcpt.photographs.ppm import encode_sixteen_bit_ppm
+from dcpt.photographs.samples import reduce_depth, to_image
+from dcpt.photographs.tiff import encode_tiff
 
 _SIXTEEN_BIT_FORMATS = ("PNG", "TIFF", "PPM")
 _ALPHA_FORMATS = ("PNG", "WEBP", "TIFF", "AVIF", "GIF", "BMP", "HEIF")
@@ -39,7 +39,7 @@ def encode_samples(samples: np.ndarray, format: str, metadata: Metadata) -> byte
     Args:
         samples: (H, W, 1 to 4), uint8 or uint16: grey, grey with alpha, RGB or RGBA; PNG, TIFF and PPM keep
             16 bits, others get 8.
-        format: One of `dcpt.containers.FORMATS` or, with pillow-heif, "HEIF". JPEG is as fine as it
+        format: One of `dcpt.photographs.containers.FORMATS` or, with pillow-heif, "HEIF". JPEG is as fine as it
             came, of quality 95 at least; WebP is lossless; GIF gets 256 colours of its own, dithered.
         metadata: What to write beside it, as far as the container has room. Where there is none for a
             colour profile, the colours become sRGB.

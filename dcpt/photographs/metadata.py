@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from PIL import ExifTags, Image
 
-from dcpt.png import COLOR_CHUNKS, read_chunks
+from dcpt.photographs.png import COLOR_CHUNKS, read_chunks
 
 EXIF_PREFIX = b"Exif\0\0"
 # What a TIFF directory says about the photograph; the other tags say how its pixels are stored.
