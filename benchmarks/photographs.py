@@ -26,6 +26,7 @@ import torch
 from PIL import Image
 
 from dcpt import Restorer, create_backbone
+from dcpt.data.crops import find_photographs
 from dcpt.degradations import apply_degradations, list_degradations
 from dcpt.image import open_image
 from dcpt.strips import Storage
@@ -143,7 +144,7 @@ def compare_seams(folder, tile_size=256, overlap=64):
     """Compare errors: of the restored picture against the clean one, and of tiles against the whole."""
     tiled, whole = (Restorer(device="cpu", tile_size=size, overlap=overlap) for size in (tile_size, 10**5))
     scenes = {"sky": [make_sky(512, 768)]}
-    paths = sorted(Path(folder).glob("*.png"))[:6]
+    paths = find_photographs([folder])[:4]
     scenes["photographs"] = [
         torch.from_numpy(np.array(open_image(path).convert("RGB"))).permute(2, 0, 1)[None] / 255 for path in paths
     ]

@@ -25,7 +25,7 @@ from dcpt.restoration_plan import REPORT_DATA, REPORT_FILES, REPORT_PAGE
 
 MOST_PREVIEWS = 500  # pictures; more make the page slow and the folder large
 LONGER_SIDE = 480  # pixels of a preview
-BRIGHTEST_CHANGE = 0.25  # of the range of values; the same on all maps, so that they compare
+BRIGHTEST_CHANGE = 0.1  # of the range of values; the same on all maps, so that they compare
 
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
