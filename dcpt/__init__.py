@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dcpt.recipe import load_recipe as load_recipe
     from dcpt.restoration import Restorer as Restorer
     from dcpt.restoration import restore as restore
+    from dcpt.restoration_run import restore_folder as restore_folder
     from dcpt.weights import list_weights as list_weights
 
 __version__ = "0.1.0"
@@ -51,6 +52,7 @@ _HOME = {
     "load_recipe": "recipe",
     "Restorer": "restoration",
     "restore": "restoration",
+    "restore_folder": "restoration_run",
     "list_weights": "weights",
 }
 
