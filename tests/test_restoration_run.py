@@ -21,8 +21,11 @@ import torch
 from conftest import as_uint8, make_picture
 from folder_victim import Negative
 from PIL import Image
+from test_hostile_files import hashes, make_files
+from test_photograph import TOUR
 
 from dcpt.errors import DcptError, InvalidImage, InvalidSetting, OutputError
+from dcpt.photographs import open_photograph
 from dcpt.restoration import Restoration, Restorer
 from dcpt.restoration_plan import name_targets, plan_jobs
 from dcpt.restoration_report import as_heat, shrink
@@ -472,3 +475,26 @@ def test_memory_stays_flat_over_a_thousand_pictures(workers, fork_server, tmp_pa
     ratio = sum(pages[-100:]) / sum(pages[:100])
     print(f"last hundred / first hundred: {ratio:.4f}")
     assert ratio <= 1.05
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_odd_files_pass_through_and_hostile_ones_harm_none_of_them(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    make_files(folder)
+    for name, file in TOUR.items():
+        (folder / f"odd {name.replace('/', ' ')}.png").write_bytes(file.data)
+    before = hashes(folder)
+    identity = Restorer(Negative(), device="cpu", strength=0)
+    records = {record.target: record for record in restore_folder(identity, folder, tmp_path / "out")}
+    assert all(
+        record.status == ("done" if target.startswith("odd ") else "failed") for target, record in records.items()
+    )
+    assert len(records) > len(TOUR) + 50 and all(record.reason.isprintable() for record in records.values())
+    for name, file in TOUR.items():
+        data = (tmp_path / "out" / f"odd {name.replace('/', ' ')}.png").read_bytes()
+        assert data == (photograph := open_photograph(file.data)).encode(photograph.pixels), name
+    assert hashes(folder) == before
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == sorted(
+        t for t in records if t.startswith("odd ")
+    )
