@@ -48,7 +48,7 @@ class Diagnosis:
             haze and noise both are high, in a clean one all are low.
         clean_probability: Probability that nothing is wrong.
         clean: Whether it looks clean: its probability reaches a threshold that 95 % of held-out
-            clean photographs reach, so that 5 % of them raise a false alarm.
+            clean photographs reach, so that 5 % of them raise a false alarm, and nothing is likely wrong.
         unknown: Whether it is unlike anything the model was trained on, so that the probabilities
             mean little; one in a hundred held-out pictures is called so, too.
         calibrated: Whether the probabilities were fitted to held-out pictures. Those of a model
@@ -73,10 +73,10 @@ class Diagnosis:
             name, probability = ranked.pop(0)
             doubt = "" if probability >= LIKELY else "perhaps " if probability >= POSSIBLE else "not clean, perhaps "
             words = [doubt + name_finding(name, probability)]
-        likely, possible = ("perhaps", "perhaps") if self.clean else ("probably also", "perhaps also")
+        possible = "perhaps" if self.clean else "perhaps also"
         for name, probability in ranked:
             if probability >= POSSIBLE:
-                doubt = "" if probability >= 0.8 and not self.clean else likely if probability >= LIKELY else possible
+                doubt = "" if probability >= 0.8 else "probably also" if probability >= LIKELY else possible
                 words.append(f"{doubt} {name_finding(name, probability)}".strip())
         if self.unknown:
             words.append("but it is unlike anything this model was trained on")
@@ -144,7 +144,7 @@ class Diagnoser:
         if self.calibration is None:
             found_clean, unknown = clean > max(probabilities.values()), False
         else:
-            found_clean = clean >= self.calibration.clean_threshold.item()
+            found_clean = clean >= self.calibration.clean_threshold.item() and max(probabilities.values()) < LIKELY
             unknown = distance > self.calibration.unknown_threshold.item()
         return Diagnosis(
             probabilities,
