@@ -25,7 +25,7 @@ import dcpt
 from dcpt.calibration import Calibration, Describer, save_calibration
 from dcpt.cases import degrade_frozen, load_clean_pictures, synthetic_labels
 from dcpt.checkpoint import read_tensors, write_tensors
-from dcpt.data.crops import load_crops, sample_patches
+from dcpt.data.crops import find_photographs, load_crops, sample_patches
 from dcpt.data.synthetic import MARGIN
 from dcpt.degradations import apply_degradations, list_degradations
 from dcpt.diagnosis import Diagnoser
@@ -313,6 +313,13 @@ def measure_clean_and_unknown(diagnoser, pictures):
         print(f"| {name} | {rates[0]:.0%} | {rates[1]:.0%} |")
 
 
+def measure_whole_pictures(diagnoser, folder):
+    """Clean photographs as they are, not their centres: parts that are blurred by nature are among them."""
+    paths = find_photographs([folder])
+    clean = [diagnoser.diagnose(path).clean for path in paths]
+    print(f"\nwhole clean pictures that look clean: {sum(clean)} of {len(clean)}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=["fit", "measure"])
@@ -327,6 +334,7 @@ def main():
     pictures = load_clean_pictures(arguments.data / "clean" / "kodak24")
     measure_single(diagnoser, pictures, arguments.output)
     measure_clean_and_unknown(diagnoser, pictures)
+    measure_whole_pictures(diagnoser, arguments.data / "clean" / "kodak24")
     measure_mixtures(diagnoser, pictures)
     return measure_pairs(diagnoser, arguments.data / "pairs")
 

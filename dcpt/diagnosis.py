@@ -21,6 +21,7 @@ from dcpt.weights import PRETRAINED_PAIR, list_weights
 TILE_SIZE = 256
 SMALLEST = 96  # pixels; the shortest side the calibration was fitted on
 LIKELY, POSSIBLE = 0.5, 0.25
+SLIGHTEST_DETAIL = 0.002  # half a grey level from row to row
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ class Diagnoser:
             logits = self.calibration(described)
             distance = self.calibration.distance(described).mean().item()
         tiles = [self._read(row) for row in logits]
-        probabilities, clean = self._read(logits.mean(0))
+        probabilities, clean = self._read(weigh_views(views).to(logits) @ logits)
         if self.calibration is None:
             found_clean, unknown = clean > max(probabilities.values()), False
         else:
@@ -202,6 +203,16 @@ def plan_tiles(height: int, width: int, *, max_tiles: int) -> list[tuple[int, in
     tops = [height * row // rows for row in range(rows + 1)]
     lefts = [width * column // columns for column in range(columns + 1)]
     return [(left, top, right, bottom) for top, bottom in zip(tops, tops[1:]) for left, right in zip(lefts, lefts[1:])]
+
+
+def weigh_views(views: Tensor) -> Tensor:
+    """Return how much each view, (N, 3, H, W), counts for the whole, in sum 1: as much as there is detail in it.
+
+    An empty sky is neither sharp nor blurred.
+    """
+    grey = views.mean(1)
+    detail = grey.diff(dim=1).abs().mean((1, 2)) + SLIGHTEST_DETAIL
+    return detail / detail.sum()
 
 
 def cut_view(pixels: Tensor, box: tuple[int, int, int, int], multiple: int) -> Tensor:

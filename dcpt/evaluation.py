@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,12 +16,14 @@ from torch import Tensor
 
 from dcpt.backbones import Backbone
 from dcpt.cases import Benchmark, Case, degrade_frozen, synthetic_benchmark
+from dcpt.errors import InvalidSetting
 from dcpt.heads import DegradationClassifier
 from dcpt.image import read_picture
 from dcpt.registry import unknown_name
-from dcpt.report import Confusion, PictureScore, Report
+from dcpt.report import TAKEN, Confusion, PictureScore, Report
 
 Restore = Callable[[Tensor], Tensor]
+Metric = Callable[[Tensor, Tensor], float | Tensor]
 Progress = Callable[[Any], Iterable[Any]]
 
 SHOWN = 4  # pictures kept of the best, and of the worst
@@ -46,7 +48,13 @@ class Evaluation:
 
 
 def evaluate(
-    restore: Restore, benchmark: Benchmark, *, model: str = "", weights_hash: str = "", progress: Progress = iter
+    restore: Restore,
+    benchmark: Benchmark,
+    *,
+    model: str = "",
+    weights_hash: str = "",
+    metrics: Mapping[str, Metric] | None = None,
+    progress: Progress = iter,
 ) -> Evaluation:
     """Measure a restorer on a benchmark.
 
@@ -56,9 +64,15 @@ def evaluate(
         benchmark: What to measure on.
         model: Name of the model, for the report.
         weights_hash: From `hash_weights`; a part of the report's digest.
+        metrics: What to measure beside PSNR and SSIM, by name: functions of the restored and the clean picture
+            as these get them, (1, 3, H, W) in [0, 1], that return a number or a tensor of one. The report
+            heeds their attributes `lower_better` and, in its digest, `version`, where they have them.
         progress: Wraps the loop over pictures, such as `tqdm`.
+
+    Raises:
+        InvalidSetting: If a metric returns no number, or has a name that reports use themselves.
     """
-    jury = Jury(benchmark, weights_hash)
+    jury = Jury(benchmark, weights_hash, metrics or {})
     following = [*benchmark.cases[1:], None]
     # The next picture is made and the last one measured while the network works on this one.
     with ThreadPoolExecutor(max_workers=1) as pool:
@@ -71,18 +85,25 @@ def evaluate(
             started = time.perf_counter()
             restored = restore(lq)
             seconds = time.perf_counter() - started
+            if judged:
+                judged[-1].result()  # what cannot be measured is said now, not after hours of restoring
             judged.append(pool.submit(jury.judge, case, lq, restored, gt, seconds))
-        for verdict in judged:
-            verdict.result()
+        judged[-1].result()
     return jury.conclude(model)
 
 
 class Jury:
     """Measures the pictures of a benchmark one after the other."""
 
-    def __init__(self, benchmark: Benchmark, weights_hash: str) -> None:
-        self.benchmark, self.protocol = benchmark, benchmark.protocol
+    def __init__(self, benchmark: Benchmark, weights_hash: str, metrics: Mapping[str, Metric]) -> None:
+        self.benchmark, self.protocol, self.metrics = benchmark, benchmark.protocol, metrics
         self.digest = hashlib.sha256(f"{benchmark.description} {asdict(self.protocol)} {weights_hash}".encode())
+        for name, metric in metrics.items():
+            if name in TAKEN or name.endswith("_lq"):
+                raise InvalidSetting(
+                    f"expected a metric that reports do not have, got {name!r}; leave out or rename it"
+                )
+            self.digest.update(f"{name} {getattr(metric, 'version', '')}\n".encode())
         self.scores: list[PictureScore] = []
         self.best: list[tuple[float, str, Sample]] = []
         self.worst: list[tuple[float, str, Sample]] = []
@@ -93,16 +114,36 @@ class Jury:
             self.digest.update(picture.contiguous().numpy())
         degraded, restored = self.protocol.finish(lq), self.protocol.finish(restored)
         before, after = self.protocol.score(degraded, gt), self.protocol.score(restored, gt)
-        self.scores.append(PictureScore(case.label, case.name, before[0], after[0], before[1], after[1], seconds))
+        numbers = before[0], after[0], before[1], after[1]
+        self.scores.append(PictureScore(case.label, case.name, *numbers, seconds, self.measure(degraded, restored, gt)))
         sample = Sample(after[0] - before[0], f"{case.label}: {case.name}", (degraded[0], restored[0], gt[0]))
         keep(self.best, sample, sample.gain)
         keep(self.worst, sample, -sample.gain)
 
+    @torch.no_grad()
+    def measure(self, degraded: Tensor, restored: Tensor, gt: Tensor) -> dict[str, float]:
+        """Return what the extra metrics say, of the degraded picture as NAME_lq."""
+        states = {"_lq": degraded, "": restored}
+        return {
+            f"{name}{suffix}": to_number(name, metric(picture, gt))
+            for name, metric in self.metrics.items()
+            for suffix, picture in states.items()
+        }
+
     def conclude(self, model: str) -> Evaluation:
         """Return what came out."""
         facts = {"protocol": self.benchmark.description, "data": self.benchmark.data, "model": model}
-        report = Report.of(self.scores, digest=self.digest.hexdigest(), **facts)
+        lower_better = {name: getattr(metric, "lower_better", None) for name, metric in self.metrics.items()}
+        report = Report.of(self.scores, digest=self.digest.hexdigest(), lower_better=lower_better, **facts)
         return Evaluation(report, *([sample for _, _, sample in sorted(x)[::-1]] for x in (self.worst, self.best)))
+
+
+def to_number(name: str, value: Any) -> float:
+    """Return what a metric gave as a number, or raise InvalidSetting."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise InvalidSetting(f"expected one number from metric {name!r}, got {str(value)[:60]}") from None
 
 
 def keep(heap: list[tuple[float, str, Sample]], sample: Sample, value: float) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from dcpt.recipe import CLEAN
 
 EVALUATION_FILE = "evaluation.json"  # what `dcpt evaluate --json` printed, beside the weights it is about
 NOISE_25 = "noise (sigma 25)"
+DIRECTIONS = {None: "", True: ", lower is better", False: ", higher is better"}  # of a further metric
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Score:
         psnr: Mean PSNR of the restored pictures in dB.
         ssim_lq: Mean SSIM of the degraded pictures.
         ssim: Mean SSIM of the restored pictures.
+        extra: Means of further metrics: NAME_lq of the degraded pictures, NAME of the restored ones.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Score:
     psnr: float
     ssim_lq: float
     ssim: float
+    extra: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def gain(self) -> float:
@@ -49,6 +52,7 @@ class PictureScore:
         ssim_lq: SSIM of the degraded picture.
         ssim: SSIM of the restored picture.
         seconds: What restoring it took.
+        extra: Further metrics: NAME_lq of the degraded picture, NAME of the restored one.
     """
 
     label: str
@@ -58,9 +62,11 @@ class PictureScore:
     ssim_lq: float
     ssim: float
     seconds: float
+    extra: Mapping[str, float] = field(default_factory=dict)
 
 
 MEASURED = ("psnr_lq", "psnr", "ssim_lq", "ssim")
+TAKEN = {"gain", *(x.name for x in fields(PictureScore))}  # by reports themselves; not for further metrics
 
 
 @dataclass(frozen=True)
@@ -73,8 +79,9 @@ class Report:
         images: Number of pictures; of one degradation, where all have the same ones.
         scores: One row per degradation: the means over its pictures.
         model: Name of the model.
-        digest: Hash of everything that determines the numbers: protocol, pictures and weights.
+        digest: Hash of everything that determines the numbers: protocol, pictures, weights and further metrics.
         pictures: The numbers of every picture.
+        lower_better: The further metrics by name, and whether less of each is better; None if that is unknown.
     """
 
     protocol: str
@@ -84,15 +91,20 @@ class Report:
     model: str = ""
     digest: str = ""
     pictures: tuple[PictureScore, ...] = ()
+    lower_better: Mapping[str, bool | None] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, pictures: Sequence[PictureScore], **facts: str) -> Report:
+    def of(cls, pictures: Sequence[PictureScore], **facts: Any) -> Report:
         """Average the numbers of pictures by degradation."""
         by_label: dict[str, list[PictureScore]] = {}
         for picture in pictures:
             by_label.setdefault(picture.label, []).append(picture)
         scores = [
-            Score(label, *(sum(getattr(x, name) for x in rows) / len(rows) for name in MEASURED))
+            Score(
+                label,
+                *(sum(getattr(x, name) for x in rows) / len(rows) for name in MEASURED),
+                extra={name: sum(x.extra[name] for x in rows) / len(rows) for name in rows[0].extra},
+            )
             for label, rows in by_label.items()
         ]
         counts = {len(rows) for rows in by_label.values()}
@@ -113,11 +125,11 @@ class Report:
         Args:
             pictures: Whether the numbers of every picture are to be in it.
         """
-        rows = [asdict(score) | {"gain": score.gain} for score in self.scores]
+        rows = [as_row(score) | {"gain": score.gain} for score in self.scores]
         plain: dict[str, Any] = {name: getattr(self, name) for name in ("protocol", "data", "images")}
         plain |= {"scores": [_finite(row) for row in rows], "mean_gain": self.mean_gain}
-        plain |= {name: value for name in ("model", "digest") if (value := getattr(self, name))}
-        return plain | ({"pictures": [_finite(asdict(picture)) for picture in self.pictures]} if pictures else {})
+        plain |= {name: value for name in ("model", "digest", "lower_better") if (value := getattr(self, name))}
+        return plain | ({"pictures": [_finite(as_row(picture)) for picture in self.pictures]} if pictures else {})
 
     def table(self, paper: Mapping[str, tuple[float, float | None]] | None = None) -> str:
         """Return the scores as a Markdown table.
@@ -129,7 +141,9 @@ class Report:
         rows = [_row(score) for score in self.scores]
         count = len(self.scores) - sum(score.name in (CLEAN, NOISE_25) for score in self.scores)
         mean = {10: "mean of ten"}.get(count, "mean")
-        rows.append([f"**{mean}**", "", "", f"**{self.mean_gain:+.2f}**", "", ""])
+        for name, lower in self.lower_better.items():
+            titles += [f"{name} in", f"{name} out{DIRECTIONS[lower]}"]
+        rows.append([f"**{mean}**", "", "", f"**{self.mean_gain:+.2f}**", *[""] * (len(titles) - 4)])
         if paper:
             titles += ["paper's PSNR", "paper's SSIM"]
             for row, name in zip(rows, [*(score.name for score in self.scores), "average"], strict=True):
@@ -148,7 +162,15 @@ def _row(score: Score) -> list[str]:
         f"{score.gain:+.2f}" if known else "-",
         f"{score.ssim_lq:.3f}",
         f"{score.ssim:.3f}",
+        *(f"{value:.4g}" if math.isfinite(value) else "-" for value in score.extra.values()),
     ]
+
+
+def as_row(score: Score | PictureScore) -> dict[str, Any]:
+    """Return its numbers side by side, those of further metrics last; of these, None for what is not finite."""
+    row = asdict(score)
+    extra = row.pop("extra")
+    return row | {name: value if math.isfinite(value) else None for name, value in extra.items()}
 
 
 def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,6 +219,14 @@ def read_report(data: Mapping[str, Any]) -> Report | Confusion:
     if "counts" in data:
         return Confusion(data["protocol"], data["data"], tuple(data["labels"]), data["counts"])
     names = ("name", "psnr_lq", "psnr", "ssim_lq", "ssim")
-    rows = [[math.inf if row[name] is None else row[name] for name in names] for row in data["scores"]]
+    lower_better = data.get("lower_better", {})
+    extras = [column for name in lower_better for column in (f"{name}_lq", name)]
+    scores = tuple(
+        Score(
+            *(math.inf if row[name] is None else row[name] for name in names),
+            extra={name: math.nan if row[name] is None else row[name] for name in extras},
+        )
+        for row in data["scores"]
+    )
     facts = {name: data.get(name, "") for name in ("model", "digest")}
-    return Report(data["protocol"], data["data"], data["images"], tuple(Score(*row) for row in rows), **facts)
+    return Report(data["protocol"], data["data"], data["images"], scores, lower_better=lower_better, **facts)

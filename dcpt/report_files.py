@@ -7,7 +7,6 @@ import csv
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields
 from html import escape
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from dcpt.evaluation import Evaluation, Sample
 from dcpt.files import atomic_path
-from dcpt.report import PictureScore
+from dcpt.report import PictureScore, as_row
 
 SHOWN_SIDE = 360  # pixels of a picture on the page
 STATES = ("input", "restored", "clean")
@@ -74,9 +73,10 @@ def write_report(evaluation: Evaluation, folder: Path, *, paper: Paper | None = 
 def as_csv(pictures: tuple[PictureScore, ...]) -> str:
     """Return one line per picture, after one with the names of the columns."""
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, [field.name for field in fields(PictureScore)])
+    rows = [as_row(picture) for picture in pictures]
+    writer = csv.DictWriter(text, rows[0])
     writer.writeheader()
-    writer.writerows(asdict(picture) for picture in pictures)
+    writer.writerows(rows)
     return text.getvalue()
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 import dcpt
 from dcpt.calibration import CALIBRATION_FILE, QUANTILES, describe_pixels
 from dcpt.cli import main
-from dcpt.diagnosis import SMALLEST, TILE_SIZE, Diagnoser, Diagnosis, Tile, plan_tiles, view_positions
+from dcpt.diagnosis import SMALLEST, TILE_SIZE, Diagnoser, Diagnosis, Tile, plan_tiles, view_positions, weigh_views
 from dcpt.diagnosis_picture import annotate
 from dcpt.errors import CheckpointMismatch, InvalidImage, InvalidSetting, UnknownName
 from dcpt.weights import PRETRAINED_PAIR, WEIGHTS
@@ -245,3 +245,18 @@ def test_the_command_refuses_what_it_cannot_do_in_one_line(tmp_path):
     ]:
         result = CliRunner().invoke(main, ["diagnose", *map(str, arguments)])
         assert result.exit_code == 1 and words in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_parts_with_more_to_see_count_more():
+    flat, busy = torch.full((3, 32, 32), 0.5), torch.rand(3, 32, 32)
+    weights = weigh_views(torch.stack([flat, busy, busy]))
+    assert weights.sum() == pytest.approx(1) and 0 < weights[0] < 0.05 and weights[1] == weights[2]
+    assert weigh_views(flat[None]).item() == 1
+
+
+def test_a_likely_degradation_is_no_clean_picture(monkeypatch):
+    diagnoser = Diagnoser(device="cpu")
+    monkeypatch.setattr(diagnoser, "_read", lambda logits: ({"haze": 0.81, "rain": 0.1}, 0.9))
+    assert not diagnoser.diagnose(torch.rand(3, 96, 96)).clean
+    monkeypatch.setattr(diagnoser, "_read", lambda logits: ({"haze": 0.4, "rain": 0.1}, 0.9))
+    assert diagnoser.diagnose(torch.rand(3, 96, 96)).clean

@@ -2,8 +2,12 @@
 
 import csv
 import json
+import math
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -18,14 +22,15 @@ import dcpt
 from dcpt.cases import degrade_frozen, load_benchmark, load_clean_pictures, synthetic_benchmark, synthetic_labels
 from dcpt.checkpoint import hash_weights
 from dcpt.cli import main
-from dcpt.errors import InvalidData, UnknownName
+from dcpt.errors import InvalidData, InvalidSetting, UnknownName
 from dcpt.evaluation import evaluate, find_baseline
+from dcpt.extra_metrics import create_metrics
 from dcpt.image import read_picture
 from dcpt.metrics import luma, psnr, ssim
 from dcpt.protocols import PROTOCOLS, to_8bit
 from dcpt.published import paper_columns
 from dcpt.recipe import load_recipe
-from dcpt.report import NOISE_25
+from dcpt.report import NOISE_25, read_report
 
 METRICS = json.loads((GOLDEN / "metrics.json").read_text())
 TEST_PICTURES = Path(os.environ.get("DCPT_TEST_PICTURES", "nowhere"))
@@ -181,3 +186,152 @@ def test_what_cannot_be_evaluated_is_said(tmp_path):
     save(make_picture(32, 32), tmp_path / "rain/1.png")
     with pytest.raises(InvalidData, match="with clean ones"):
         load_benchmark(str(tmp_path))
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """Three pictures in two folders, all lq 51, all gt 153 of 255 but for the last, 204."""
+    for place, grey in (("rain/{}/1.png", 153), ("rain/{}/2.png", 153), ("haze/{}/1.png", 204)):
+        for kind, value in (("lq", 51), ("gt", grey)):
+            save(torch.full((3, 16, 20), value / 255), tmp_path / "pairs" / place.format(kind))
+    return tmp_path / "pairs"
+
+
+def distance(restored, gt):
+    assert restored.shape == gt.shape == (1, 3, 16, 20)
+    return (restored - gt).abs().mean().view(1, 1)
+
+
+def test_further_metrics_stand_beside_psnr_and_ssim(pairs):
+    benchmark = load_benchmark(str(pairs))
+    # 0.4001 is rounded to 102 of 255, which is 0.4, before it is measured.
+    report = evaluate(lambda x: x + 0.2001, benchmark, metrics={"mae": distance, "first": lambda x, _: x.max()}).report
+    assert report.lower_better == {"mae": None, "first": None}
+    assert [picture.extra["mae"] for picture in report.pictures] == pytest.approx([0.4, 0.2, 0.2], abs=1e-6)
+    assert [score.name for score in report.scores] == ["haze", "rain"]
+    expected = {"mae_lq": 0.4, "mae": 0.2, "first_lq": 0.2, "first": 0.4}
+    assert report.scores[1].extra == pytest.approx(expected, abs=1e-6)
+    lines = report.table({"rain": (30, 0.9), "average": (31, None)}).splitlines()
+    assert lines[0].endswith("| SSIM out | mae in | mae out | first in | first out | paper's PSNR | paper's SSIM |")
+    assert lines[3].endswith("| 0.4 | 0.2 | 0.2 | 0.4 | 30 | 0.9 |") and lines[4].endswith("| 31 | - |")
+    assert {line.count("|") for line in lines[:4]} == {13}
+    assert read_report(json.loads(json.dumps(report.as_dict()))).table() == report.table()
+
+
+def test_without_further_metrics_nothing_is_said_of_them(pairs):
+    report = evaluate(lambda x: x, load_benchmark(str(pairs))).report
+    assert report.table().splitlines()[0].endswith("| SSIM out |") and "lower_better" not in report.as_dict()
+    row = report.as_dict(pictures=True)["pictures"][0]
+    assert list(row) == ["label", "name", "psnr_lq", "psnr", "ssim_lq", "ssim", "seconds"]
+
+
+def test_the_digest_tells_which_metrics_were_measured(pairs):
+    versioned = [lambda x, y: 0, lambda x, y: 0]
+    versioned[0].version, versioned[1].version = "1.0", "1.1"
+    sets = [{}, {"a": distance}, {"b": distance}, {"a": versioned[0]}, {"a": versioned[1]}]
+    benchmark = load_benchmark(str(pairs))
+    assert len({evaluate(lambda x: x, benchmark, metrics=metrics).report.digest for metrics in sets}) == len(sets)
+
+
+def test_what_is_no_metric_is_refused_and_what_is_not_finite_is_left_blank(pairs):
+    benchmark = load_benchmark(str(pairs))
+    for name in ("psnr", "gain", "mae_lq"):
+        with pytest.raises(InvalidSetting, match=repr(name)):
+            evaluate(lambda x: x, benchmark, metrics={name: distance})
+    for value in (torch.zeros(2), "good", None):
+        with pytest.raises(InvalidSetting, match="one number from metric 'mae'"):
+            evaluate(lambda x: x, benchmark, metrics={"mae": lambda x, y: value})  # noqa: B023
+    restored = []
+    with pytest.raises(InvalidSetting):
+        evaluate(lambda x: restored.append(x) or x, benchmark, metrics={"mae": lambda x, y: None})
+    assert len(restored) == 2  # of three: the first verdict is heard before the third begins
+    report = evaluate(lambda x: x, benchmark, metrics={"mae": lambda x, y: math.nan}).report
+    assert report.as_dict()["scores"][0]["mae"] is None and report.table().splitlines()[2].endswith("| - | - |")
+
+
+class FakeNetwork:
+    """One metric of pyiqa 0.1.16, as `create_metric` returns it."""
+
+    def __init__(self, name, device):
+        self.metric_mode, self.lower_better = {"lpips": ("FR", True), "niqe": ("NR", True), "musiq": ("NR", False)}[
+            name
+        ]
+        self.device = device
+
+    def __call__(self, target, ref=None):
+        assert (ref is None) == (self.metric_mode == "NR")
+        assert target.shape[-1] > 16, "Input is too small"
+        return (target if ref is None else (target - ref).abs()).mean().view(1, 1)
+
+
+def create_fake(name, device=None):
+    print(f"Downloading: {name}")
+    if name == "brisque":
+        raise URLError("Name or service not known")
+    return FakeNetwork(name, device)
+
+
+@pytest.fixture
+def pyiqa(monkeypatch):
+    names = ["brisque", "lpips", "musiq", "niqe"]
+    module = SimpleNamespace(__version__="0.1.16", list_models=lambda: names, create_metric=create_fake)
+    monkeypatch.setitem(sys.modules, "pyiqa", module)
+    return module
+
+
+def test_metrics_of_pyiqa_are_measured_from_the_command_line(pairs, pyiqa, tmp_path):
+    arguments = [
+        "evaluate",
+        pairs,
+        "--baseline",
+        "none",
+        "--device",
+        "cpu",
+        "-o",
+        tmp_path / "out",
+        "--metric",
+        "lpips",
+    ]
+    done = run(*arguments, "--metric", "musiq", "--json")
+    assert done.exit_code == 0, done.output
+    rain = json.loads(done.stdout)["scores"][1]  # what pyiqa prints is not in it
+    assert [rain[name] for name in ("lpips_lq", "lpips", "musiq")] == pytest.approx([0.4, 0.4, 0.2], abs=1e-6)
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["lower_better"] == {"lpips": True, "musiq": False}
+    assert report["pictures"][0]["lpips"] == pytest.approx(0.6, abs=1e-6)
+    with open(tmp_path / "out/report.csv", newline="") as file:
+        assert [float(row["lpips_lq"]) for row in csv.DictReader(file)] == pytest.approx([0.6, 0.4, 0.4], abs=1e-6)
+    for name in ("report.md", "report.html"):
+        page = (tmp_path / "out" / name).read_text()
+        assert "lpips out, lower is better" in page and "musiq out, higher is better" in page
+    pyiqa.__version__ = "0.1.17"
+    run(*arguments, "--metric", "musiq")
+    assert json.loads((tmp_path / "out/report.json").read_text())["digest"] != report["digest"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("lpisp", "did you mean 'lpips'"), ("brisque", "cannot load metric 'brisque': URLError: <urlopen error Name")],
+)
+def test_a_metric_that_cannot_be_had_is_one_line(name, said, pairs, pyiqa):
+    done = run("evaluate", pairs, "--baseline", "none", "--metric", name)
+    assert done.exit_code == 1 and said in done.stderr
+    assert done.stdout == "" and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("Error: ")
+
+
+def test_without_pyiqa_the_extra_is_named(pairs, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyiqa", None)
+    done = run("evaluate", pairs, "--baseline", "none", "--metric", "lpips")
+    assert done.exit_code == 1 and done.output.count("\n") == 1 and "pip install 'dcpt[metrics]'" in done.output
+
+
+def test_a_picture_that_a_metric_cannot_measure_is_one_line(tmp_path, pyiqa):
+    for kind in ("lq", "gt"):
+        save(make_picture(20, 16), tmp_path / f"rain/{kind}/1.png")
+    done = run("evaluate", tmp_path, "--baseline", "none", "--device", "cpu", "--metric", "niqe")
+    assert done.exit_code == 1 and "'niqe' cannot measure a picture of 16x20: Input is too small" in done.stderr
+
+
+def test_metrics_compute_where_they_are_asked_to(pyiqa):
+    assert create_metrics(["niqe"], device="cpu")["niqe"].network.device == torch.device("cpu")

@@ -22,7 +22,7 @@ LAYERS = [
     {"photographs.encoding"},
     {"photographs.photograph"},
     {"photographs"},
-    {"layers", "losses", "metrics", "tiling", "image", "report", "repository"},
+    {"layers", "losses", "metrics", "extra_metrics", "tiling", "image", "report", "repository"},
     {"weights", "protocols"},
     {"backbones.base", "heads.degradation_classifier", "degradations.base"},
     {"backbones.transformer"},

@@ -22,6 +22,10 @@ from dcpt.errors import DcptError
     "--protocol", type=click.Choice(["dcpt", "airnet"]), default="dcpt", show_default=True,
     help="How pictures are cut, noise is made and results are measured.",
 )  # fmt: skip
+@click.option(
+    "--metric", "metrics", multiple=True, metavar="NAME",
+    help="Measure also this metric of pyiqa, such as lpips or niqe; may be repeated.",
+)  # fmt: skip
 @click.option("--paper", metavar="ROW", help="Row of the paper's table to set beside, such as DCPT-NAFNet.")
 @click.option("--classify", is_flag=True, help="Evaluate the classifier of MODEL instead of the restoration.")
 @click.option("--limit", type=click.IntRange(1), help="Use only the first pictures.")
@@ -54,6 +58,7 @@ def restore_benchmark(
     options: tuple[str, ...],
     baseline: str | None,
     protocol: str,
+    metrics: tuple[str, ...],
     paper: str | None,
     output: Path | None,
     device: str | None,
@@ -65,6 +70,7 @@ def restore_benchmark(
     from dcpt.checkpoint import hash_weights
     from dcpt.evaluation import evaluate as measure
     from dcpt.evaluation import find_baseline
+    from dcpt.extra_metrics import create_metrics
     from dcpt.hub import from_pretrained
     from dcpt.published import paper_columns
     from dcpt.report_files import write_report
@@ -72,12 +78,13 @@ def restore_benchmark(
 
     benchmark = load_benchmark(name, data, protocol=protocol, limit=limit)
     beside = paper_columns(name, paper) if paper else None
+    extra = create_metrics(metrics, device=device) if metrics else {}
     if baseline:
         restore, weights_hash, model = find_baseline(baseline), baseline, f"baseline {baseline}"
     else:
         backbone = from_pretrained(model, **parse_options(options))
         restore, weights_hash = Restorer(backbone, device=device).restore_batch, hash_weights(backbone)
-    evaluation = measure(restore, benchmark, model=model, weights_hash=weights_hash, progress=tqdm)
+    evaluation = measure(restore, benchmark, model=model, weights_hash=weights_hash, metrics=extra, progress=tqdm)
     report = evaluation.report
     if output:
         write_report(evaluation, output, paper=beside)
