@@ -77,7 +77,7 @@ def evaluate(
     # The next picture is made and the last one measured while the network works on this one.
     with ThreadPoolExecutor(max_workers=1) as pool:
         upcoming = pool.submit(benchmark.cases[0].load)
-        judged = []
+        verdict = None
         for case, after in progress(list(zip(benchmark.cases, following, strict=True))):
             lq, gt = upcoming.result()
             if after:
@@ -85,10 +85,10 @@ def evaluate(
             started = time.perf_counter()
             restored = restore(lq)
             seconds = time.perf_counter() - started
-            if judged:
-                judged[-1].result()  # what cannot be measured is said now, not after hours of restoring
-            judged.append(pool.submit(jury.judge, case, lq, restored, gt, seconds))
-        judged[-1].result()
+            if verdict:
+                verdict.result()  # what cannot be measured is said now, not after hours of restoring
+            verdict = pool.submit(jury.judge, case, lq, restored, gt, seconds)
+        verdict.result()
     return jury.conclude(model)
 
 

@@ -25,7 +25,7 @@ from dcpt.restoration_plan import REPORT_DATA, REPORT_FILES, REPORT_PAGE
 
 MOST_PREVIEWS = 500  # pictures; more make the page slow and the folder large
 LONGER_SIDE = 480  # pixels of a preview
-BRIGHTEST_CHANGE = 0.1  # of the range of values; the same on all maps, so that they compare
+BRIGHTEST_CHANGE = 0.15  # of the range of values; the same on all maps, so that they compare
 
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -79,7 +79,7 @@ def write_report(folder: OutputFolder, records: Sequence[Record], *, model: str,
 def as_page(folder: OutputFolder, records: Sequence[Record], summary: Mapping[str, Any]) -> str:
     """Return a page that shows the previews in the folder beside it and needs nothing else."""
     counts = summary["counts"]
-    facts = f"{counts[DONE]} restored, {counts[UNTOUCHED]} left untouched because they look clean, "
+    facts = f"{counts[DONE]} restored, {counts[UNTOUCHED]} left untouched because found clean, "
     facts += f"{counts[FAILED]} failed; {summary['seconds']:.0f} seconds; {summary['model']} (dcpt {summary['dcpt']})."
     if len(records) > MOST_PREVIEWS:
         facts += f" The first {MOST_PREVIEWS} are shown, the others only named."
@@ -107,6 +107,8 @@ def as_figure(folder: OutputFolder, record: Record) -> str:
     before, after, change = (
         f'<img class="{view}" alt="{view}" src="{as_link(name)}" {size}>' for view, name in names.items()
     )
+    if record.status == UNTOUCHED:
+        return f'<figure>{caption}<div class="views"><div>{before}</div></div></figure>'
     slider = '<input type="range" value="50" aria-label="before and after" '
     slider += "oninput=\"this.parentNode.style.setProperty('--at', this.value + '%')\">"
     return (

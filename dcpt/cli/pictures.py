@@ -171,7 +171,7 @@ def restore_several(
                 raise
     counts = Counter(record.status for record in run.records.values())
     earlier = sum(record.earlier for record in run.records.values())
-    facts = f"{counts[DONE]} restored, {counts[UNTOUCHED]} left untouched because they look clean"
+    facts = f"{counts[DONE]} restored, {counts[UNTOUCHED]} left untouched because found clean"
     page = f"; see {printable(str(folder / REPORT_PAGE))}" if run.report else ""
     click.echo(f"{facts}; {earlier} of these by an earlier run{page}")
     if counts[FAILED]:
