@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterable
-from contextlib import redirect_stdout
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,9 +68,22 @@ def create_metrics(names: Iterable[str], *, device: torch.device | str | None = 
         if name not in known:
             raise unknown_name("metric", name, known)
         try:
-            with redirect_stdout(sys.stderr):  # what it prints of downloads must not get into JSON
+            with redirect_stdout(sys.stderr), refuse_pickles():  # what it prints must not get into JSON
                 network = pyiqa.create_metric(name, device=place)
         except Exception as error:  # of downloads, damaged files, packages that only one metric needs
             raise HubError(f"cannot load metric {name!r}: {type(error).__name__}: {error}") from None
         metrics[name] = ExtraMetric(name, network, f"pyiqa {pyiqa.__version__}")
     return metrics
+
+
+@contextmanager
+def refuse_pickles() -> Iterator[None]:
+    """Let no library run code from a weights file: it is what `weights_only=True` reads, or an error."""
+    before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
+        if before is not None:
+            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before

@@ -22,7 +22,7 @@ import dcpt
 from dcpt.cases import degrade_frozen, load_benchmark, load_clean_pictures, synthetic_benchmark, synthetic_labels
 from dcpt.checkpoint import hash_weights
 from dcpt.cli import main
-from dcpt.errors import InvalidData, InvalidSetting, UnknownName
+from dcpt.errors import HubError, InvalidData, InvalidSetting, UnknownName
 from dcpt.evaluation import evaluate, find_baseline
 from dcpt.extra_metrics import create_metrics
 from dcpt.image import read_picture
@@ -335,3 +335,22 @@ def test_a_picture_that_a_metric_cannot_measure_is_one_line(tmp_path, pyiqa):
 
 def test_metrics_compute_where_they_are_asked_to(pyiqa):
     assert create_metrics(["niqe"], device="cpu")["niqe"].network.device == torch.device("cpu")
+
+
+class Touch:
+    """A pickle that leaves a trace when it is executed."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_no_pickle_of_a_metric_is_executed(pyiqa, monkeypatch, tmp_path):
+    torch.save(Touch(tmp_path / "trace"), tmp_path / "weights.pth")
+    load = lambda name, device: torch.load(tmp_path / "weights.pth", weights_only=False)  # noqa: E731
+    monkeypatch.setattr(pyiqa, "create_metric", load)
+    with pytest.raises(HubError, match="cannot load metric 'niqe'"):
+        create_metrics(["niqe"], device="cpu")
+    assert not (tmp_path / "trace").exists()

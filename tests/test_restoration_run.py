@@ -28,7 +28,7 @@ from dcpt.errors import DcptError, InvalidImage, InvalidSetting, OutputError
 from dcpt.photographs import open_photograph
 from dcpt.restoration import Restoration, Restorer
 from dcpt.restoration_plan import name_targets, plan_jobs
-from dcpt.restoration_report import as_heat, shrink
+from dcpt.restoration_report import BRIGHTEST_CHANGE, as_heat, shrink
 from dcpt.restoration_run import FolderRun, map_in_order, restore_folder
 
 
@@ -377,7 +377,7 @@ def test_previews_average_and_changes_are_coloured_by_their_size():
     picture = torch.zeros(1, 3, 960, 10)
     picture[..., 0::2, :] = 1
     assert shrink(picture).shape == (480, 5, 3) and np.allclose(shrink(picture), 0.5)
-    heat = as_heat(np.array([[[0.0], [0.25 / 3], [0.5 / 3], [0.25], [1.0]]]))
+    heat = as_heat(np.array([[[0.0], [1 / 3], [2 / 3], [1.0], [9.0]]]) * BRIGHTEST_CHANGE)
     assert np.allclose(heat, [[[0, 0, 0], [1, 0, 0], [1, 1, 0], [1, 1, 1], [1, 1, 1]]])
 
 
