@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import torch
 
 MIB = 2**20
-# Version 2 of control groups, then version 1: limit, use, and what in that use can be dropped at once.
-CGROUPS = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
-    (
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        "/sys/fs/cgroup/memory/memory.stat",
-    ),
+
+
+class ControlGroup(NamedTuple):
+    """Where a version of control groups, such as those of containers, tells limit, use and details."""
+
+    controller: str  # as /proc/self/cgroup names it
+    root: Path
+    limit: str
+    used: str
+
+
+GROUPS = (
+    ControlGroup("", Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
+    ControlGroup("memory", Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
 )
 
 
@@ -31,9 +38,8 @@ def free_memory(device: torch.device) -> int:
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    known = [
-        amount for amount in (system_memory(), *map(cgroup_memory, CGROUPS), address_space()) if amount is not None
-    ]
+    groups = [group_memory(group, folder) for group in GROUPS for folder in group_folders(group)]
+    known = [amount for amount in (system_memory(), address_space(), *groups) if amount is not None]
     return max(0, min(known)) if known else machine_memory() // 2
 
 
@@ -53,15 +59,26 @@ def machine_memory() -> int:
         return 4096 * MIB
 
 
-def cgroup_memory(files: tuple[str, str, str]) -> int | None:
-    """Return what a control group leaves; None if there is none or it has no limit."""
+def group_folders(group: ControlGroup, listing: Path = Path("/proc/self/cgroup")) -> list[Path]:
+    """Return the folders of this process's control group and of those around it; each may have a limit."""
     try:
-        limit, used = (int(Path(file).read_text(encoding="ascii")) for file in files[:2])
+        lines = [line.split(":", 2) for line in listing.read_text(encoding="utf-8").splitlines()]
+    except OSError:
+        return []
+    inner = next((path for _, names, path in lines if group.controller in names.split(",")), "/")
+    path = PurePosixPath(inner)
+    return [group.root / str(part).lstrip("/") for part in (path, *path.parents)]
+
+
+def group_memory(group: ControlGroup, folder: Path) -> int | None:
+    """Return what a control group leaves; None if there is no limit."""
+    try:
+        limit, used = (int((folder / name).read_text(encoding="ascii")) for name in (group.limit, group.used))
     except (OSError, ValueError):  # a limit of "max"
         return None
-    statistics = read_fields(Path(files[2]))
-    cache = statistics.get("inactive_file", 0) + statistics.get("active_file", 0)
-    return limit - used + cache if limit < 2**60 else None
+    details = read_fields(folder / "memory.stat")
+    cache = details.get("inactive_file", 0) + details.get("active_file", 0)  # dropped when memory is short
+    return max(0, limit - used + cache) if limit < 2**60 else None
 
 
 def address_space() -> int | None:
@@ -100,3 +117,16 @@ def read_fields(path: Path) -> dict[str, int]:
     except OSError:
         return {}
     return {words[0]: int(words[1]) for words in map(str.split, lines) if len(words) > 1 and words[1].isdigit()}
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error is a device's, or the machine's, lack of memory; torch's are of several kinds."""
+    text = str(error).lower()
+    lacking = "out of memory" in text or ("alloc" in text and "memory" in text)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and lacking)
+
+
+def release_memory(device: torch.device) -> None:
+    """Give cached memory back to a device, so that smaller pieces find room."""
+    if device.type in ("cuda", "mps", "xpu"):
+        getattr(torch, device.type).empty_cache()

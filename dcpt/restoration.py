@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,10 @@ from dcpt.diagnosis import diagnose as diagnose_picture
 from dcpt.errors import CheckpointMismatch, InvalidSetting, OutOfMemory
 from dcpt.hub import from_pretrained
 from dcpt.image import read_picture
-from dcpt.memory import free_memory
+from dcpt.memory import free_memory, is_out_of_memory, release_memory
 from dcpt.steering import adjust_strength, check_choice, steer
 from dcpt.strips import Storage
-from dcpt.tiling import apply_exact, apply_tiled, check_tiles, choose_tile_size
+from dcpt.tiling import apply_exact, apply_tiled, check_tiles, choose_tile_size, smallest_tile
 from dcpt.weights import DEFAULT_WEIGHTS, list_weights
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -36,7 +37,7 @@ class Restoration:
     """What became of a picture.
 
     Attributes:
-        pixels: The restored pictures, like those given.
+        pixels: The restored pictures, like those given; if nothing was to be done, those given.
         diagnosis: What was wrong, if asked for or needed.
         untouched: Whether the picture was left alone because it is clean.
     """
@@ -103,7 +104,9 @@ class Restorer:
         self.tile_size, self.overlap, self.exact, self.precision = tile_size, overlap, exact, precision
         self.strength, self.only, self.keep = strength, tuple(only), tuple(keep)
         self.protect_clean = protect_clean
-        check_tiles(backbone.size_multiple, tile_size or 4 * (overlap + backbone.size_multiple), overlap)
+        self._smallest_tile = smallest_tile(backbone.size_multiple, overlap)
+        check_tiles(backbone.size_multiple, self._smallest_tile if tile_size is None else tile_size, overlap)
+        self._passes, self._turn = 0, threading.Lock()
 
     def __enter__(self) -> Restorer:
         return self
@@ -112,7 +115,7 @@ class Restorer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._backbone = None
-        release(self.device)
+        release_memory(self.device)
 
     @property
     def backbone(self) -> Backbone:
@@ -124,7 +127,7 @@ class Restorer:
     def restore(self, image: Any) -> Any:
         """Restore a picture, a batch in a tensor, or a list or array of pictures; see the function `restore`."""
         if isinstance(image, np.ndarray) and image.ndim == 4:
-            return np.stack([self.restore(picture) for picture in image])
+            return np.stack([self.restore(picture) for picture in image]) if len(image) else image.copy()
         if isinstance(image, (list, tuple)):
             return [self.restore(picture) for picture in image]
         pixels, give_back = read_picture(image)
@@ -162,13 +165,27 @@ class Restorer:
 
     def _apply(self, lq: Tensor) -> Tensor:
         """Run the network over pictures of any size; clamp the result."""
-        if self.exact:
-            return self._apply_exact(lq).clamp_(0, 1)
-        pixel_memory = self.backbone.estimate_memory(self.device) * len(lq)
-        free = FREE_SHARE * free_memory(self.device)
-        tile_size = self.tile_size or choose_tile_size(*lq.shape[-2:], pixel_memory, free)
+        with self._turn:
+            self._passes += 1
+        try:
+            apply = self._apply_exact if self.exact else self._apply_tiled
+            return torch.cat([apply(picture) for picture in lq.split(1)]) if len(lq) > 1 else apply(lq)
+        finally:
+            with self._turn:
+                self._passes -= 1
+
+    def _plan_memory(self, device: torch.device) -> float:
+        """Return the bytes to plan with, of which threads that work at the same time get a part each."""
+        return FREE_SHARE * free_memory(device) / max(1, self._passes)
+
+    def _apply_tiled(self, lq: Tensor) -> Tensor:
+        pixel_memory, free = self.backbone.estimate_memory(self.device), self._plan_memory(self.device)
+        smallest = self._smallest_tile
+        tile_size = self.tile_size or choose_tile_size(*lq.shape[-2:], pixel_memory, free, smallest=smallest)
+        batch_size = 1
+        if self.device.type != "cpu":
+            batch_size = max(1, min(LARGEST_BATCH, int(free / (pixel_memory * tile_size**2))))
         while True:
-            batch_size = 1 if self.device.type == "cpu" else int(free / (pixel_memory * tile_size**2))
             try:
                 return apply_tiled(
                     self._pass,
@@ -176,34 +193,35 @@ class Restorer:
                     multiple=self.backbone.size_multiple,
                     tile_size=tile_size,
                     overlap=self.overlap,
-                    batch_size=max(1, min(LARGEST_BATCH, batch_size)),
+                    batch_size=batch_size,
                 ).clamp_(0, 1)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-            release(self.device)
-            tile_size = self._halve(min(tile_size, max(lq.shape[-2:])))
-
-    def _apply_exact(self, lq: Tensor) -> Tensor:
-        storage = Storage(self.device, memory=int(FREE_SHARE * free_memory(torch.device("cpu"))))
-        try:
-            restored = apply_exact(self.backbone, lq, multiple=self.backbone.size_multiple, storage=storage)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise OutOfMemory(f"the exact mode does not fit into the memory of {self.device}; use tiles") from None
-        return check_finite(restored)
+            release_memory(self.device)
+            if batch_size == 1:
+                tile_size = self._halve(min(tile_size, max(lq.shape[-2:])))
+            batch_size = 1
 
     def _halve(self, tile_size: int) -> int:
-        smaller = tile_size // 2
-        try:
-            check_tiles(self.backbone.size_multiple, smaller, self.overlap)
-        except InvalidSetting:
+        if tile_size // 2 < self._smallest_tile:
             raise OutOfMemory(
                 f"not even tiles of {tile_size} pixels fit into the memory of {self.device}; "
                 "close other programs, choose a smaller overlap, a smaller model or another device"
-            ) from None
-        return smaller
+            )
+        return tile_size // 2
+
+    def _apply_exact(self, lq: Tensor) -> Tensor:
+        for memory in (self._plan_memory(torch.device("cpu")), 0):
+            storage = Storage(self.device, memory=int(memory))
+            try:
+                restored = apply_exact(self.backbone, lq, multiple=self.backbone.size_multiple, storage=storage)
+                return check_finite(restored).clamp_(0, 1)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            release_memory(self.device)
+        raise OutOfMemory(f"the exact mode does not fit into the memory of {self.device}; use tiles")
 
     def _pass(self, tiles: Tensor) -> Tensor:
         """Run the network once; what half precision cannot hold, in full precision."""
@@ -223,22 +241,6 @@ def check_finite(restored: Tensor) -> Tensor:
     return restored
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Tell whether an error is a device's, or the machine's, lack of memory."""
-    text = str(error).lower()
-    return (
-        isinstance(error, (torch.OutOfMemoryError, MemoryError))
-        or "out of memory" in text
-        or ("alloc" in text and "memory" in text)
-    )
-
-
-def release(device: torch.device) -> None:
-    """Give cached memory back to a device, so that smaller pieces find room."""
-    if device.type != "cpu":
-        torch.accelerator.memory.empty_cache()
-
-
 def restore(
     image: Any,
     *,
@@ -250,9 +252,9 @@ def restore(
     """Remove haze, rain, snow, noise, blur, compression, darkness, mosaics or scratches from a picture.
 
     Args:
-        image: A path, the bytes of a file, a PIL image, an array ([B,] H, W[, 3 or 4]), a tensor
-            ([B,] 3, H, W), or a list of these; floats in [0, 1], or integers of full range. Colour
-            order is RGB.
+        image: A path, the bytes of a file, a PIL image, an array (H, W[, 3 or 4]) or (B, H, W, 3 or 4)
+            of uint8, uint16 or floats in [0, 1], a tensor ([B,] 3, H, W) of uint8 or floats in
+            [0, 1], or a list of these. Colour order is RGB.
         model: Name of weights, a model folder, or a backbone. The default needs no download.
         device: Where to compute; default the fastest there is.
         diagnose: Tell what was wrong, too, as `dcpt.diagnose(image)` does; for one picture.

@@ -64,10 +64,15 @@ def check_tiles(multiple: int, tile_size: int, overlap: int) -> None:
         )
 
 
-def choose_tile_size(height: int, width: int, bytes_per_pixel: float, free: float) -> int:
-    """Return the largest of `TILE_SIZES` whose tiles of a picture fit into the free bytes, or the smallest."""
+def smallest_tile(multiple: int, overlap: int) -> int:
+    """Return the smallest tile that can overlap so much and still advance."""
+    return (-(-overlap // multiple) + 1) * multiple
+
+
+def choose_tile_size(height: int, width: int, bytes_per_pixel: float, free: float, *, smallest: int) -> int:
+    """Return the largest of `TILE_SIZES` whose tiles of a picture fit into the free bytes, but at least `smallest`."""
     fitting = (s for s in TILE_SIZES if min(s, height) * min(s, width) * bytes_per_pixel <= free)
-    return next(fitting, TILE_SIZES[-1])
+    return max(next(fitting, TILE_SIZES[-1]), smallest)
 
 
 def apply_tiled(
@@ -100,7 +105,7 @@ def apply_tiled(
     tile_size = tile_size // multiple * multiple
     height, width = x.shape[-2:]
     if max(height, width) <= tile_size:
-        return network(pad_to_multiple(x, multiple))[..., :height, :width]
+        return network(pad_to_multiple(x, multiple))[..., :height, :width].contiguous()
     sides = [-(-side // multiple) * multiple for side in (height, width)]
     starts = [tile_starts(side, tile_size, overlap, multiple) for side in sides]
     weights = [blend_weights(s, min(tile_size, side), overlap) for s, side in zip(starts, sides)]

@@ -2,6 +2,7 @@
 
 import io
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -153,6 +154,64 @@ def test_tiles_are_chosen_by_the_free_memory(monkeypatch):
         backbone.seen.clear()
         dcpt.Restorer(backbone, device="cpu").restore_batch(picture)
         assert backbone.seen[0] == side, free
+
+
+def test_the_tile_chosen_has_room_for_the_overlap(monkeypatch):
+    monkeypatch.setattr("dcpt.restoration.free_memory", lambda device: 0)
+    picture = torch.rand(1, 3, 300, 300)
+    assert torch.allclose(dcpt.Restorer(Negative(), device="cpu", overlap=150).restore_batch(picture), 1 - picture)
+    with pytest.raises(InvalidSetting, match="a tile of 0"):
+        dcpt.Restorer(Negative(), device="cpu", tile_size=0)
+
+
+def test_a_batch_changes_no_picture_in_it(model_folder, monkeypatch):
+    monkeypatch.setattr("dcpt.restoration.free_memory", lambda device: 10**7)
+    restorer = dcpt.Restorer(model_folder, device="cpu")
+    batch = torch.rand(4, 3, 150, 140)
+    assert torch.equal(restorer.restore_batch(batch)[2:3], restorer.restore_batch(batch[2:3]))
+
+
+def test_threads_share_the_memory_there_is(monkeypatch):
+    monkeypatch.setattr("dcpt.restoration.free_memory", lambda device: 1000)
+    restorer = dcpt.Restorer(Negative(), device="cpu")
+    planned, meeting = [], threading.Barrier(4)
+
+    def note(lq):
+        meeting.wait(10)
+        planned.append(restorer._plan_memory(restorer.device))
+        meeting.wait(10)
+        return lq
+
+    monkeypatch.setattr(restorer, "_apply_tiled", note)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(restorer.restore_batch, [torch.rand(1, 3, 8, 8)] * 4))
+    assert planned == [125.0] * 4
+    assert restorer._plan_memory(restorer.device) == 500
+
+
+def test_the_exact_mode_goes_to_the_disk_when_memory_runs_out(model_folder, picture, monkeypatch):
+    budgets, apply = [], dcpt.restoration.apply_exact
+
+    def starve(*arguments, storage, **settings):
+        budgets.append(storage._memory)
+        if storage._memory:
+            raise MemoryError
+        return apply(*arguments, storage=storage, **settings)
+
+    monkeypatch.setattr("dcpt.restoration.apply_exact", starve)
+    exact = dcpt.restore(picture, model=model_folder, device="cpu", exact=True)
+    assert budgets[0] > 0 and budgets[1:] == [0]
+    assert torch.equal(exact, dcpt.restore(picture, model=model_folder, device="cpu", exact=True))
+
+
+def test_local_pooling_has_no_exact_mode():
+    backbone = dcpt.create_backbone("nafnet_test", pooling="local")
+    with pytest.raises(InvalidSetting, match="exact mode, got NAFNet"):
+        dcpt.Restorer(backbone, device="cpu", exact=True)
+
+
+def test_restored_tensors_can_be_viewed(model_folder, picture):
+    assert dcpt.restore(picture, model=model_folder, device="cpu").is_contiguous()
 
 
 class Overflowing(Negative):

@@ -10,7 +10,7 @@ from torch import nn
 
 from dcpt import strips
 from dcpt.backbones import create_backbone, list_backbones
-from dcpt.errors import InvalidSetting, OutputError
+from dcpt.errors import OutputError
 from dcpt.strips import Storage, StoredMap, average_rows, map_rows
 from dcpt.tiling import apply_exact
 
@@ -126,10 +126,3 @@ def test_the_exact_mode_equals_the_whole_pass(name, options, memory, tmp_path, m
     exact = apply_exact(backbone, x, multiple=backbone.size_multiple, storage=storage)
     assert (exact - whole).abs().max() < 1e-5 and relative_error(exact, whole) < 1e-5
     assert (whole - x).abs().max() > 1e-3
-
-
-@torch.no_grad()
-def test_local_pooling_has_no_exact_mode(tmp_path):
-    backbone = create_backbone("nafnet_test", pooling="local", pooling_window=8)
-    with pytest.raises(InvalidSetting, match="expected global pooling"):
-        apply_exact(backbone, torch.rand(1, 3, 32, 32), multiple=4, storage=Storage(CPU, memory=0, folder=tmp_path))

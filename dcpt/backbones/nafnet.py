@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dcpt.backbones.base import Backbone, Hook, Output, register_backbone
 from dcpt.errors import InvalidSetting
 from dcpt.layers import ChannelLayerNorm
-from dcpt.strips import Map, StoredMap, average_rows, lay_out, map_rows
+from dcpt.strips import Map, average_rows, lay_out, map_rows
 
 Pooling = Literal["global", "local"]
 
@@ -47,8 +47,6 @@ class ChannelPool(nn.Module):
     def forward(self, x: Map) -> Tensor:
         if self.window is None or self.window >= max(x.shape[-2:]):
             return average_rows(x)
-        if isinstance(x, StoredMap):
-            raise InvalidSetting("expected global pooling for the exact mode, got local; process in tiles instead")
         return box_mean(x, self.window)
 
 
@@ -110,7 +108,6 @@ class NAFNet(Backbone):
 
     block_types = (NAFBlock,)
     live_maps = 5.5
-    supports_stored_maps = True
 
     def __init__(
         self,
@@ -130,6 +127,7 @@ class NAFNet(Backbone):
         self.feature_channels = tuple(width * 2**level for level in range(depth))
         self.feature_strides = tuple(2**level for level in range(depth))
         self.size_multiple = 2**depth
+        self.supports_stored_maps = pooling == "global"
         self.silent_options = {"pooling": pooling, "pooling_window": pooling_window, "norm_eps": norm_eps}
 
         def stage(level: int, num_blocks: int) -> nn.Sequential:
