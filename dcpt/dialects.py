@@ -284,7 +284,9 @@ class SwinIRFamily(Family):
     def complete(self, state: State, options: Options) -> dict[str, Tensor]:
         # A bias of zero is none; tables and masks are in every published file, the masks for 64x64 pixels.
         size, heads = options["window_size"], options["num_heads"]
-        windows = Windows(8 * size, 8 * size, size, shift=size // 2, masked=True, device=torch.device("cpu"))
+        windows = Windows(size, size // 2)
+        zones = windows.row_zones(8 * size, torch.device("cpu")).roll(-windows.shift, 2)
+        mask = windows.mask(zones, 8 * size)[:, 0]
         complete = dict(state)
         for stage, depth in enumerate(options["depths"]):
             for layer in range(depth):
@@ -294,7 +296,7 @@ class SwinIRFamily(Family):
                 )
                 complete[f"{block}attn.relative_position_index"] = relative_positions(size)
                 if layer % 2:
-                    complete[f"{block}attn_mask"] = windows.mask[:, 0].clone()
+                    complete[f"{block}attn_mask"] = mask.clone()
         return complete
 
 
