@@ -61,8 +61,8 @@ class Restorer:
         overlap: Pixels that neighbouring tiles share.
         exact: Give the picture that the network gives as a whole, without tiles, layer by layer and
             strip by strip; what does not fit into memory goes to temporary files.
-        precision: "float32", or "bfloat16" or "float16", which are faster on a GPU. What they
-            cannot hold is computed again in "float32".
+        precision: "float32", or "bfloat16" or "float16", meant for GPUs. What they cannot hold is
+            computed again in "float32".
         strength: From 0, nothing, to 1, all that the network does; see `adjust_strength`.
         only: Degradations to remove, as far as they can be told apart; default all. See `steer`.
         keep: Degradations to leave in.
