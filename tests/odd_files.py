@@ -155,14 +155,24 @@ def ink_profile():
     )  # fmt: skip
     matrix = struct.pack(">9i", *(65536 * (i % 4 == 0) for i in range(9)))
     lut = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + matrix + bytes(range(256)) * 4 + table + bytes(range(256)) * 3
-    white = b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(value * 65536) for value in (0.9642, 1, 0.8249)))
-    text = b"text\0\0\0\0none\0\0\0\0"
-    description = b"desc\0\0\0\0" + struct.pack(">I", 5) + b"inks\0" + bytes(78 + 1)
-    tags = {b"desc": description, b"cprt": text, b"wtpt": white, b"A2B0": lut + bytes(-len(lut) % 4)}
+    return icc_profile(b"prtr", b"CMYK", b"Lab ", {b"A2B0": lut + bytes(-len(lut) % 4)})
+
+
+def grey_profile():
+    """A profile of grey in which numbers are in proportion to light."""
+    return icc_profile(b"mntr", b"GRAY", b"XYZ ", {b"kTRC": b"curv" + bytes(8)})
+
+
+def icc_profile(device, space, connection, tags):
+    white = struct.pack(">3i", *(round(value * 65536) for value in (0.9642, 1, 0.8249)))
+    description = b"desc\0\0\0\0" + struct.pack(">I", 5) + b"none\0" + bytes(78 + 1)
+    tags = {
+        b"desc": description, b"cprt": b"text\0\0\0\0none\0\0\0\0", b"wtpt": b"XYZ \0\0\0\0" + white
+    } | tags  # fmt: skip
     offset, entries = 128 + 4 + 12 * len(tags), b""
     for name, data in tags.items():
         entries += struct.pack(">4sII", name, offset, len(data))
         offset += len(data)
-    header = struct.pack(">I4sI4s4s4s", offset, b"lcms", 0x02400000, b"prtr", b"CMYK", b"Lab ") + bytes(12) + b"acsp"
-    header += bytes(28) + struct.pack(">3i", 63190, 65536, 54061)
+    header = struct.pack(">I4sI4s4s4s", offset, b"lcms", 0x02400000, device, space, connection) + bytes(12) + b"acsp"
+    header += bytes(28) + white
     return header.ljust(128, b"\0") + struct.pack(">I", len(tags)) + entries + b"".join(tags.values())

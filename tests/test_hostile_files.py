@@ -15,6 +15,7 @@ import pytest
 from odd_files import chunk, random_samples, save, save_png, save_tiff, to_pil
 from PIL import Image
 
+from dcpt.errors import InvalidImage
 from dcpt.photographs import open_photograph
 
 NOISE, DEEP = random_samples(64, 48, 3), random_samples(20, 16, 4, 16)
@@ -147,6 +148,13 @@ def wrong_kinds():
             DEEP[..., :3].transpose(2, 0, 1).copy(), planarconfig="separate", photometric="rgb"
         ),
         "16-bit TIFF, premultiplied": save_tiff(DEEP, photometric="rgb", extrasamples=["assocalpha"]),
+        "16-bit grey TIFF, premultiplied": save_tiff(
+            DEEP[..., :2], photometric="minisblack", planarconfig="contig", extrasamples=["assocalpha"]
+        ),
+        "16-bit TIFF of two channels": save_tiff(DEEP[..., :2], photometric="minisblack", planarconfig="contig"),
+        "16-bit grey TIFF of two pages": save_tiff(
+            np.stack([DEEP[..., :2]] * 2), photometric="minisblack", planarconfig="contig", extrasamples=["unassalpha"]
+        ),
         "float PPM": b"PF 2 2 -1.0\n" + bytes(48),
     }
 
@@ -205,3 +213,40 @@ def test_a_wrong_suffix_is_no_offence(tmp_path):
     (tmp_path / "a.png").write_bytes(JPEG)
     photograph = open_photograph(tmp_path / "a.png")
     assert Image.open(io.BytesIO(photograph.encode(photograph.pixels))).format == "JPEG"
+
+
+def cut(data, share=0.6):
+    return data[: int(len(data) * share)]
+
+
+WHOLE = {
+    format: save(to_pil(NOISE.repeat(2, 0)), format) for format in ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF")
+} | {
+    "16-bit PPM": b"P6 48 32 65535\n" + NOISE.tobytes(),
+    "16-bit PNG": save_png(DEEP.repeat(9, 0)),
+    "16-bit TIFF": save_tiff(DEEP[..., :3].repeat(9, 0), photometric="rgb", compression="zlib", rowsperstrip=4),
+    "16-bit grey TIFF with alpha": save_tiff(
+        DEEP[..., :2].repeat(9, 0), photometric="minisblack", extrasamples=["unassalpha"]
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_truncated_files_are_taken_when_allowed(kind):
+    whole = open_photograph(WHOLE[kind])
+    with pytest.raises(InvalidImage, match="the bytes given") as error:
+        open_photograph(cut(WHOLE[kind]))
+    assert "\n" not in str(error.value)
+    assert not open_photograph(WHOLE[kind], allow_truncated=True).truncated
+    part = open_photograph(cut(WHOLE[kind]), allow_truncated=True)
+    assert part.truncated
+    assert 0.3 < (part.pixels == whole.pixels).all(1).float().mean() < 1
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "1"])
+def test_pictures_that_end_in_black_or_grey_are_whole(mode):
+    rows = np.arange(len(NOISE))[:, None, None] < 32
+    open_photograph(save(to_pil(NOISE * rows).convert(mode), "PNG"))
+    open_photograph(save_png((NOISE * rows)[::2].astype(np.uint16), interlaced=mode == "L"))
+    half_grey = to_pil(np.where(rows, NOISE, 128).astype(np.uint8)).convert("L" if mode == "L" else "RGB")
+    open_photograph(save(half_grey, "JPEG", optimize=True, restart_marker_blocks=3 * (mode == "P")) + b"trailer")

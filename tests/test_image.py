@@ -1,16 +1,19 @@
 """Every kind of picture comes back as its own kind, and nothing in it is lost."""
 
+import functools
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import as_uint8, make_picture
-from odd_files import load, save_png
+from odd_files import load, save, save_png
 from PIL import Image, ImageCms
 
 from dcpt.errors import InvalidImage, OutputError
-from dcpt.image import open_image, read_picture, write_image
+from dcpt.image import open_image, output_format, read_picture, write_image
+from dcpt.photographs import open_photograph
 
 
 def unchanged(image):
@@ -179,6 +182,23 @@ def test_bombs_and_truncated_files_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30_000)
     with pytest.raises(InvalidImage, match="at most 30000 pixels"):
         open_image(tmp_path / "whole.png")
+    for source in (bytes(360_001), tmp_path / "zeros.png"):
+        (tmp_path / "zeros.png").write_bytes(bytes(360_001))
+        with pytest.raises(InvalidImage, match="at most 30000 pixels, got 360001 bytes in"):
+            open_image(source)
+
+
+@pytest.mark.parametrize(
+    "suffixes, format",
+    [
+        (".jpg .jpeg .jpe .jfif .JPG", "JPEG"),
+        (".bmp .dib", "BMP"),
+        (".ppm .pgm .pbm .pnm", "PPM"),
+        (".heic .heif", "HEIF"),
+    ],
+)
+def test_all_suffixes_of_a_format_are_known(suffixes, format):
+    assert {output_format(Path(f"x{suffix}")) for suffix in suffixes.split()} == {format}
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -190,3 +210,29 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         write_image(Image.new("RGB", (4, 4)), tmp_path / "out.xyz")
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+LONGEST = {"JPEG": 65500, "WEBP": 16383, "GIF": 65535, "AVIF": 32768}
+
+
+def black_strip(side, tall):
+    return open_photograph(save(Image.new("RGB", (4, side) if tall else (side, 4)), "PNG"))
+
+
+@pytest.mark.parametrize("format", LONGEST)
+@pytest.mark.parametrize("tall", [False, True])
+def test_only_sides_that_a_container_cannot_hold_are_refused(format, tall):
+    longest, longer = black_strip(LONGEST[format], tall), black_strip(LONGEST[format] + 1, tall)
+    longest.check_format(format)
+    assert open_photograph(longest.encode(longest.pixels, format)).pixels.shape == longest.pixels.shape
+    for refuse in (longer.check_format, functools.partial(longer.encode, longer.pixels)):
+        with pytest.raises(OutputError, match=f"as {format}, whose sides end at {LONGEST[format]}; try .png$"):
+            refuse(format)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_is_refused_before_the_work(mode):
+    photograph = open_photograph(save(Image.new(mode, (4, 4)), "PNG"))
+    photograph.check_format()
+    with pytest.raises(OutputError, match=f"cannot store {mode} as JPEG"):
+        photograph.check_format("JPEG")

@@ -8,12 +8,16 @@ from typing import NamedTuple
 import numpy as np
 import odd_files as odd
 import pytest
+import tifffile
 import torch
 from odd_files import random_samples, save, save_png, save_tiff, smooth_samples, to_pil, turn_back
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from dcpt.errors import InvalidImage, MissingExtra, OutputError
 from dcpt.photographs import open_photograph
+from dcpt.photographs.containers import FORMAT_OF_SUFFIX
+from dcpt.photographs.encoding import encode_samples
+from dcpt.photographs.metadata import Metadata
 
 
 class Odd(NamedTuple):
@@ -285,6 +289,48 @@ def test_a_profile_that_has_no_room_becomes_colors():
     assert np.abs(np.asarray(expected).astype(int) - np.asarray(p3)).max() > 5
 
 
+@pytest.mark.parametrize("format", sorted({*FORMAT_OF_SUFFIX.values()}))
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_profile_for_grey_never_goes_with_colors(format, channels):
+    if format == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    grey = np.full((32, 32, channels), 55, np.uint8)
+    grey[..., 1:] = 255
+    photograph = open_photograph(save(to_pil(grey), "PNG", icc_profile=odd.grey_profile()))
+    if channels == 2 and format in ("JPEG", "PPM"):
+        with pytest.raises(OutputError, match="LA"):
+            photograph.encode(photograph.pixels, format)
+        return
+    restored = photograph.encode(photograph.pixels, format)
+    profile, got = info(restored).get("icc_profile", b""), odd.load(restored)
+    if profile[16:20] == b"GRAY":
+        assert got.shape == grey.shape and np.abs(got.astype(int) - grey).max() <= 2
+    else:
+        # 55 of 255 of the light: 1.055 * (55 / 255) ** (1 / 2.4) - 0.055 by the formula of sRGB.
+        assert got.shape[2] >= 3 and np.abs(got[..., :3].astype(int) - 128).max() <= 3
+
+
+def test_a_tiff_without_a_resolution_gets_none():
+    for resolution in ({}, {"dpi": (300, 150)}):
+        photograph = open_photograph(save(to_pil(RGB), "TIFF", **resolution))
+        for format in ("TIFF", "PNG", "JPEG"):
+            tags = Image.open(io.BytesIO(photograph.encode(photograph.pixels, format)))
+            found = tags.tag_v2.get(282) if format == "TIFF" else tags.info.get("dpi", (None,))[0]
+            assert found == (pytest.approx(300, abs=0.1) if resolution else None)
+
+
+@pytest.mark.parametrize(
+    "name, most", [("exif", 65533), ("xmp", 65533 - len(b"http://ns.adobe.com/xap/1.0/\0")), ("comment", 65533)]
+)
+def test_a_jpeg_goes_without_the_metadata_that_it_has_no_room_for(name, most):
+    start = b"Exif\0\0" + camera_block("<", 1, False) if name == "exif" else b""
+    for length in (most, most + 1):
+        block = start.ljust(length, b"x")
+        restored = encode_samples(RGB, "JPEG", Metadata(**{"comment": b"short", name: block}))
+        assert info(restored).get(name, b"") == (block if length == most else b"")
+        assert name == "comment" or info(restored)["comment"] == b"short"
+
+
 def table_of(data):
     return Image.open(io.BytesIO(data)).quantization[0]
 
@@ -345,47 +391,48 @@ def test_containers_refuse_what_they_cannot_hold(samples, format, message):
         photograph.encode(photograph.pixels, format)
 
 
+TWO = DEEPA[..., :2].repeat(20, 0)
+ALPHA = {"photometric": "minisblack", "planarconfig": "contig", "extrasamples": ["unassalpha"]}
+TURN = {"extratags": [(274, "H", 1, 6, True)]}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"byteorder": ">"},
+        {"compression": "zlib", "predictor": True},
+        {"compression": "zlib", "byteorder": ">", "rowsperstrip": 7},
+        {"tile": (16, 16)},
+        {"photometric": "miniswhite"},
+        TURN,
+    ],
+)
+def test_grey_with_alpha_of_sixteen_bits_comes_back_from_tiff(options):
+    samples = turn_back(TWO, 6).copy() if options is TURN else TWO.copy()
+    samples[..., 0] ^= 65535 * ("photometric" in options)
+    photograph = open_photograph(save_tiff(samples, **ALPHA | options))
+    assert (photograph.format, photograph.grey, photograph.depth) == ("TIFF", True, 16)
+    restored = photograph.encode(photograph.pixels)
+    assert np.array_equal(tifffile.imread(io.BytesIO(restored)), TWO)
+    assert np.array_equal(odd.load_png(open_photograph(restored).encode(photograph.pixels, "PNG")), TWO)
+
+
 def test_another_shape_is_refused():
     photograph = open_photograph(save(to_pil(RGB), "PNG"))
     with pytest.raises(InvalidImage, match="got .1, 3, 4, 4."):
         photograph.encode(torch.zeros(1, 3, 4, 4))
 
 
-def cut(data, share=0.6):
-    return data[: int(len(data) * share)]
-
-
-NOISE = random_samples(120, 64, 3)
-WHOLE = {format: save(to_pil(NOISE), format) for format in ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF")} | {
-    "16-bit PPM": b"P6 64 60 65535\n" + NOISE.tobytes(),
-    "16-bit PNG": save_png(DEEP.repeat(20, 0)),
-    "16-bit TIFF": save_tiff(DEEP.repeat(20, 0), photometric="rgb", compression="zlib", rowsperstrip=4),
-}
-
-
-@pytest.mark.parametrize("kind", WHOLE)
-def test_truncated_files_are_taken_when_allowed(kind):
-    whole = open_photograph(WHOLE[kind])
-    with pytest.raises(InvalidImage, match="the bytes given") as error:
-        open_photograph(cut(WHOLE[kind]))
-    assert "\n" not in str(error.value)
-    part = open_photograph(cut(WHOLE[kind]), allow_truncated=True)
-    assert 0.3 < (part.pixels == whole.pixels).all(1).float().mean() < 1
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L", "P", "1"])
-def test_pictures_that_end_in_black_or_grey_are_whole(mode):
-    rows = np.arange(len(NOISE))[:, None, None] < 60
-    open_photograph(save(to_pil(NOISE * rows).convert(mode), "PNG"))
-    open_photograph(save_png((NOISE * rows)[::2].astype(np.uint16), interlaced=mode == "L"))
-    half_grey = to_pil(np.where(rows, NOISE, 128).astype(np.uint8)).convert("L" if mode == "L" else "RGB")
-    open_photograph(save(half_grey, "JPEG", optimize=True, restart_marker_blocks=3 * (mode == "P")) + b"trailer")
-
-
 def test_heic_asks_for_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     with pytest.raises(MissingExtra, match=r"dcpt\[heic\]"):
         open_photograph(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
+    photograph = open_photograph(save(to_pil(RGB), "PNG"))
+    with pytest.raises(MissingExtra, match=r"dcpt\[heic\]"):
+        photograph.check_format("HEIF")
+    with pytest.raises(MissingExtra, match=r"dcpt\[heic\]"):
+        photograph.encode(photograph.pixels, "HEIF")
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

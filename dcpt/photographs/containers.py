@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from dcpt.errors import DcptError, InvalidImage, MissingExtra
 from dcpt.photographs.completeness import check_claim, check_content
@@ -20,11 +22,14 @@ from dcpt.photographs.completeness import check_claim, check_content
 # By content, never by suffix; an EPS in disguise would start Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF")
 FORMAT_OF_SUFFIX = {
-    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP",
-    ".tif": "TIFF", ".tiff": "TIFF", ".gif": "GIF", ".ppm": "PPM", ".avif": "AVIF",
+    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".webp": "WEBP",
+    ".bmp": "BMP", ".dib": "BMP", ".tif": "TIFF", ".tiff": "TIFF", ".gif": "GIF", ".avif": "AVIF",
+    ".ppm": "PPM", ".pgm": "PPM", ".pbm": "PPM", ".pnm": "PPM", ".heic": "HEIF", ".heif": "HEIF",
 }  # fmt: skip
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _BYTES_PER_PIXEL = 12  # no file of a picture that can be read here needs more
+_BITS, _PHOTOMETRIC, _CHANNELS, _EXTRA = 258, 262, 277, 338
+_AS_RGBA = {_BITS: (8, 8, 8, 8), _PHOTOMETRIC: 2, _CHANNELS: 4, _EXTRA: (2,)}
 # Filters of warnings belong to the whole process, not to a thread.
 _FILTERS = threading.Lock()
 
@@ -38,7 +43,9 @@ def open_stream(source: str | Path | bytes) -> Iterator[BinaryIO]:
     """
     name = "the bytes given" if isinstance(source, bytes) else str(source)
     name = name if name.isprintable() else repr(name)
-    if not isinstance(source, bytes):
+    if isinstance(source, bytes):
+        _check_size(len(source), name)
+    else:
         _check_file(source, name)
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as stream:
@@ -71,8 +78,12 @@ def _check_file(source: str | Path, name: str) -> None:
         raise InvalidImage(f"expected a picture file, got the pipe or device {name}")
     if state.st_size == 0:
         raise InvalidImage(f"expected a picture, got the empty file {name}")
-    if Image.MAX_IMAGE_PIXELS and state.st_size > _BYTES_PER_PIXEL * Image.MAX_IMAGE_PIXELS:
-        raise InvalidImage(f"expected at most {Image.MAX_IMAGE_PIXELS} pixels, got {state.st_size} bytes in {name}")
+    _check_size(state.st_size, name)
+
+
+def _check_size(size: int, name: str) -> None:
+    if Image.MAX_IMAGE_PIXELS and size > _BYTES_PER_PIXEL * Image.MAX_IMAGE_PIXELS:
+        raise InvalidImage(f"expected at most {Image.MAX_IMAGE_PIXELS} pixels, got {size} bytes in {name}")
 
 
 def _reason(error: Exception) -> str:
@@ -88,12 +99,11 @@ def identify(stream: BinaryIO) -> Image.Image:
     """
     head = stream.read(12)
     try:
-        image = _open(stream, FORMATS)
+        image = _open(stream, functools.partial(Image.open, formats=FORMATS))
     except UnidentifiedImageError:
-        if head[4:8] != b"ftyp" or head[8:] not in _HEIF_BRANDS:
+        image = _open_unknown(stream, head)
+        if image is None:
             raise
-        _register_heif()
-        image = _open(stream, ("HEIF",))
     pixels = image.width * image.height
     # Pillow only warns up to twice its limit.
     if Image.MAX_IMAGE_PIXELS and pixels > Image.MAX_IMAGE_PIXELS:
@@ -106,14 +116,47 @@ def identify(stream: BinaryIO) -> Image.Image:
     return image
 
 
-def _open(stream: BinaryIO, formats: tuple[str, ...]) -> Image.Image:
+def _open(stream: BinaryIO, read: Callable[[BinaryIO], Image.Image]) -> Image.Image:
     stream.seek(0)
     with _FILTERS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return Image.open(stream, formats=formats)
+        return read(stream)
 
 
-def _register_heif() -> None:
+def _open_unknown(stream: BinaryIO, head: bytes) -> Image.Image | None:
+    """Open what Pillow does not know by itself; None if it is something else."""
+    if head[4:8] == b"ftyp" and head[8:] in _HEIF_BRANDS:
+        register_heif()
+        return _open(stream, functools.partial(Image.open, formats=("HEIF",)))
+    if head.startswith((b"II*\0", b"MM\0*")):
+        with suppress(SyntaxError):
+            return _open(stream, GreyAlphaTiff)
+    return None
+
+
+class GreyAlphaTiff(TiffImageFile):
+    """A TIFF of 16 bits in grey with alpha, as picture of mode RGBA: each pixel the four bytes of its two samples.
+
+    The bytes are in the order of the file if its strips are raw, else in that of this machine.
+    """
+
+    def _setup(self) -> None:
+        stored = {tag: self.tag_v2.get(tag) for tag in _AS_RGBA}
+        kind = stored[_BITS], stored[_CHANNELS]
+        if kind != ((16, 16), 2) or stored[_PHOTOMETRIC] not in (0, 1) or stored[_EXTRA] not in ((1,), (2,)):
+            raise SyntaxError("not grey with alpha")
+        # Only Pillow has to believe it; libtiff reads the tags of the file.
+        self.tag_v2.update(_AS_RGBA)
+        super()._setup()
+        self.tag_v2.update(stored)
+
+
+def register_heif() -> None:
+    """Teach Pillow to read and write HEIF.
+
+    Raises:
+        MissingExtra: If pillow-heif is not installed.
+    """
     try:
         from pillow_heif import register_heif_opener
     except ImportError:

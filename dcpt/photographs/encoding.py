@@ -13,6 +13,7 @@ from PIL import Image
 
 from dcpt.errors import OutputError
 from dcpt.photographs.color import convert_to_srgb, profile_mode
+from dcpt.photographs.containers import register_heif
 from dcpt.photographs.metadata import EXIF_PREFIX, Metadata
 from dcpt.photographs.png import ZLIB_LEVEL, encode_sixteen_bit_png, insert_chunks
 from dcpt.photographs.ppm import encode_sixteen_bit_ppm
@@ -22,6 +23,10 @@ from dcpt.photographs.tiff import encode_tiff
 _SIXTEEN_BIT_FORMATS = ("PNG", "TIFF", "PPM")
 _ALPHA_FORMATS = ("PNG", "WEBP", "TIFF", "AVIF", "GIF", "BMP", "HEIF")
 _PROFILE_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "AVIF", "HEIF")
+# libavif writes more, but reads no more unless told to.
+_LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383, "GIF": 65535, "AVIF": 32768}
+# A segment's length takes two bytes and counts itself; XMP begins with a name of 29 bytes.
+_LONGEST_IN_JPEG = {"exif": 65533, "xmp": 65533 - 29, "comment": 65533}
 _OPTIONS: dict[str, dict[str, Any]] = {
     # Less would put back some of what was restored; and colour stays as sharp as the network made it.
     "JPEG": {"quality": 95, "subsampling": "4:4:4"},
@@ -41,19 +46,36 @@ def encode_samples(samples: np.ndarray, format: str, metadata: Metadata) -> byte
             16 bits, others get 8.
         format: One of `dcpt.photographs.containers.FORMATS` or, with pillow-heif, "HEIF". JPEG is as fine as it
             came, of quality 95 at least; WebP is lossless; GIF gets 256 colours of its own, dithered.
-        metadata: What to write beside it, as far as the container has room. Where there is none for a
-            colour profile, the colours become sRGB.
+        metadata: What to write beside it, as far as the container has room: JPEG has none for EXIF, XMP or
+            a comment of more than 64 KB. Where there is none for a colour profile, the colours become sRGB.
 
     Raises:
         OutputError: If the format cannot hold it, such as transparency in a JPEG.
+        MissingExtra: If it is HEIF and pillow-heif is not installed.
     """
-    if samples.shape[2] in (2, 4) and format not in _ALPHA_FORMATS:
-        raise OutputError(f"cannot store {'RGBA' if samples.shape[2] == 4 else 'LA'} as {format}; try .png")
+    check_shape(samples.shape, format)
     samples = samples if format in _SIXTEEN_BIT_FORMATS else reduce_depth(samples)
     try:
         return _encode(samples, format, metadata)
-    except (OSError, ValueError, KeyError, RuntimeError, struct.error) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, OverflowError, struct.error) as error:
         raise OutputError(f"cannot store the picture as {format}: {error}; try .png") from None
+
+
+def check_shape(shape: tuple[int, ...], format: str) -> None:
+    """Refuse samples, (H, W, 1 to 4), with transparency or sides that a format has no room for.
+
+    Raises:
+        OutputError: If it has not.
+        MissingExtra: If it is HEIF and pillow-heif is not installed.
+    """
+    height, width, channels = shape
+    if channels in (2, 4) and format not in _ALPHA_FORMATS:
+        raise OutputError(f"cannot store {'RGBA' if channels == 4 else 'LA'} as {format}; try .png")
+    longest = _LONGEST_SIDE.get(format)
+    if longest and max(height, width) > longest:
+        raise OutputError(f"cannot store {width}x{height} as {format}, whose sides end at {longest}; try .png")
+    if format == "HEIF":
+        register_heif()
 
 
 def _encode(samples: np.ndarray, format: str, metadata: Metadata) -> bytes:
@@ -80,9 +102,13 @@ def _save(image: Image.Image, format: str, **options: Any) -> bytes:
 
 def _encode_with_pillow(image: Image.Image, format: str, metadata: Metadata) -> bytes:
     profile, options = metadata.icc_profile, dict(_OPTIONS.get(format, {}))
-    # WebP has no grey, and a profile for grey says nothing of colours.
-    if profile and (format not in _PROFILE_FORMATS or (format == "WEBP" and profile_mode(profile) == "L")):
+    # A profile for grey says nothing of colours.
+    turns_to_color = format in ("WEBP", "AVIF") or (format, image.mode) == ("HEIF", "LA")
+    if profile and (format not in _PROFILE_FORMATS or (turns_to_color and profile_mode(profile) == "L")):
         image, metadata = convert_to_srgb(image, profile), replace(metadata, icc_profile=b"")
+    if format == "JPEG":
+        too_long = [name for name, longest in _LONGEST_IN_JPEG.items() if len(getattr(metadata, name)) > longest]
+        metadata = replace(metadata, **dict.fromkeys(too_long, b""))
     if metadata.dpi and format in ("JPEG", "BMP"):
         options["dpi"] = metadata.dpi
     if metadata.comment and format in ("JPEG", "GIF"):

@@ -19,6 +19,7 @@ DESCRIPTIVE_TAGS = (
     270, 271, 272, 305, 306, 315, 316, 18246, 33432, 33723, 34377, 40091, 40092, 40093, 40094, 40095,
     ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo,
 )  # fmt: skip
+_RESOLUTION_TAGS = ExifTags.Base.XResolution, ExifTags.Base.YResolution
 # Sum of the luminance table of JPEG's annex K, which quality 50 stands for.
 _ANNEX_K_SUM = 3688
 
@@ -59,7 +60,7 @@ def read_metadata(image: Image.Image, stream: BinaryIO | None = None) -> Metadat
         icc_profile=_as_bytes(image.info.get("icc_profile")),
         xmp=re.sub(rb"(tiff:Orientation(?:=[\"']|>))[2-8]", rb"\g<1>1", _as_bytes(image.info.get("xmp"))),
         comment=comment.encode() if isinstance(comment, str) else _as_bytes(comment),
-        dpi=_read_dpi(image.info.get("dpi")),
+        dpi=_read_dpi(image),
         chunks=read_chunks(stream) if stream and image.format == "PNG" else (),
         jpeg_quality=_estimate_quality(getattr(image, "quantization", None)),
     )
@@ -106,9 +107,13 @@ def reset_orientation(block: bytes) -> bytes:
     return bytes(patched)
 
 
-def _read_dpi(dpi: Any) -> tuple[float, float] | None:
+def _read_dpi(image: Image.Image) -> tuple[float, float] | None:
+    tags = getattr(image, "tag_v2", None)
+    # Pillow takes a TIFF that does not tell for one of 1 dpi.
+    if tags is not None and not all(tag in tags for tag in _RESOLUTION_TAGS):
+        return None
     try:
-        across, down = (float(value) for value in dpi)
+        across, down = (float(value) for value in image.info.get("dpi"))
     except (TypeError, ValueError, ZeroDivisionError):
         return None
     return (across, down) if all(math.isfinite(x) and 1 <= x < 65536 for x in (across, down)) else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dcpt.errors import InvalidImage
 from dcpt.photographs.containers import identify, load_upright, open_stream
-from dcpt.photographs.encoding import encode_samples
+from dcpt.photographs.encoding import check_shape, encode_samples
 from dcpt.photographs.metadata import Metadata, read_metadata
 from dcpt.photographs.ppm import has_raw_numbers, read_ppm
 from dcpt.photographs.samples import reduce_depth, take_samples, to_image, to_pixels, to_samples
@@ -30,6 +30,7 @@ class Photograph:
         grey: Whether it goes out with a single channel of colour.
         depth: Bits per channel, 8 or 16.
         metadata: EXIF, profile and the like.
+        truncated: Whether the file was damaged, and what was missing of `pixels` is black or grey.
     """
 
     pixels: Tensor
@@ -38,22 +39,38 @@ class Photograph:
     grey: bool
     depth: int
     metadata: Metadata
+    truncated: bool = False
 
     def encode(self, restored: Tensor, format: str | None = None, *, strip: bool = False) -> bytes:
         """Encode a restored picture as a file with what the original had: alpha, grey, depth, metadata.
 
         Args:
             restored: Shape and range of `pixels`, on any device.
-            format: Container to write, one of `dcpt.photographs.containers.FORMATS`; default the one it came in.
-                16 bits per channel need PNG, TIFF or PPM, others get 8.
+            format: Container to write, one of `dcpt.photographs.containers.FORMATS` or, with pillow-heif,
+                "HEIF"; default the one it came in. 16 bits per channel need PNG, TIFF or PPM, others get 8.
+                JPEG has no room for EXIF, XMP or a comment of more than 64 KB, and goes without.
             strip: Leave out EXIF, XMP, comments and text. The colour profile stays: colours would shift.
 
         Raises:
             InvalidImage: If the shape differs.
             OutputError: If the container cannot hold the picture, such as transparency in a JPEG.
+            MissingExtra: If it is HEIF and pillow-heif is not installed.
         """
         metadata = self.metadata.strip() if strip else self.metadata
         return encode_samples(self._to_samples(restored), format or self.format, metadata)
+
+    def check_format(self, format: str | None = None) -> None:
+        """Refuse a container that has no room for the picture, before any work on its pixels.
+
+        Args:
+            format: As for `encode`, which may still refuse, such as half-transparent pixels in a GIF.
+
+        Raises:
+            OutputError: If the container has no transparency but the picture does, or smaller sides.
+            MissingExtra: If it is HEIF and pillow-heif is not installed.
+        """
+        channels = (1 if self.grey else 3) + (self.alpha is not None)
+        check_shape((*self.pixels.shape[2:], channels), format or self.format)
 
     def to_pil(self, restored: Tensor) -> Image.Image:
         """Return a restored picture as PIL image of mode L, LA, RGB, RGBA or I;16, with EXIF and profile in `info`.
@@ -79,14 +96,19 @@ def open_photograph(source: str | Path | bytes, *, allow_truncated: bool = False
 
     Args:
         source: Path of the file, or its bytes.
-        allow_truncated: Take what is there of a damaged file; the rest is black or grey.
+        allow_truncated: Take what is there of a damaged file; the rest is black or grey, and `truncated` is true.
 
     Raises:
         InvalidImage: If it is missing, no regular file, damaged, animated, of several pages, of 32 bits
             or floats, or has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels.
         MissingExtra: If it is a HEIC and pillow-heif is not installed.
     """
-    return _make_photograph(*read_samples(source, allow_truncated=allow_truncated))
+    try:
+        return _make_photograph(*read_samples(source))
+    except InvalidImage:
+        if not allow_truncated:
+            raise
+    return replace(_make_photograph(*read_samples(source, allow_truncated=True)), truncated=True)
 
 
 def take_photograph(image: Image.Image) -> Photograph:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from dcpt.errors import InvalidImage
-from dcpt.photographs.containers import identify, load_upright
+from dcpt.photographs.containers import GreyAlphaTiff, identify, load_upright
 
 _BITS, _PHOTOMETRIC, _PLANAR, _EXTRA = 258, 262, 284, 338
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _INTERLEAVED, _PREMULTIPLIED = 0, 1, 2, 1, 1
@@ -56,10 +56,12 @@ def read_sixteen_bits(image: Image.Image, stream: BinaryIO, *, allow_truncated: 
     """
     load = functools.partial(load_upright, stream=stream, allow_truncated=allow_truncated)
     if image.mode.startswith("I;16"):
-        white_is_zero = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
         load(image)
         samples = np.asarray(image).astype(np.uint16)[..., None]
-        samples = ~samples if white_is_zero else samples
+    elif isinstance(image, GreyAlphaTiff):
+        order = "=" if image.tile[0].codec_name == "libtiff" else {b"II": "<", b"MM": ">"}[image.tag_v2.prefix]
+        load(image)
+        samples = np.asarray(image).view(f"{order}u2").astype(np.uint16)
     elif _raw_mode(image.tile[0]) == "LA;16B":
         # Pillow has no mode for the low bytes; as RGBA the four bytes of a pixel stay as they are.
         image.tile = [tile._replace(args="RGBA") for tile in image.tile]
@@ -67,6 +69,8 @@ def read_sixteen_bits(image: Image.Image, stream: BinaryIO, *, allow_truncated: 
         samples = np.asarray(image).view(">u2").astype(np.uint16)
     else:
         samples = _read_two_bytes(image, stream, load)
+    if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        samples[..., 0] ^= 65535
     key = image.info.get("transparency")
     return samples if key is None else _add_alpha(samples, key)
 
