@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from dcpt.errors import DcptError, OutputError
 
 STATE_FOLDER, JOURNAL = ".dcpt", "journal.jsonl"
+PARTIAL = ".dcpt-partial-"  # begins the name of a file not whole yet, where it cannot be in the state folder
 DONE, UNTOUCHED, FAILED = "done", "untouched", "failed"
 
 
@@ -66,7 +69,7 @@ class OutputFolder:
         path: The folder; made when it is locked.
 
     Attributes:
-        records: The last record of each result, by target.
+        records: The last record of each result, by target, in the order of the journal.
     """
 
     def __init__(self, path: Path) -> None:
@@ -75,7 +78,7 @@ class OutputFolder:
         self._state = path / STATE_FOLDER
         self._partial = self._state / "partial"
         self._written: set[tuple[str, str]] = set()
-        self._journal: BinaryIO
+        self._journal: FileIO
         self._turn = threading.Lock()
 
     @property
@@ -101,25 +104,28 @@ class OutputFolder:
         with lock:
             shutil.rmtree(self._partial, ignore_errors=True)
             self._partial.mkdir()
-            with open(self._state / JOURNAL, "a+b") as self._journal:
-                self._read()
+            whole = self.read()
+            # Without a buffer: what does not fit on the disk must not be tried again when it is closed.
+            with FileIO(self._state / JOURNAL, "a") as self._journal:
+                if not whole:
+                    self._journal.write(b"\n")
                 yield
 
-    def _read(self) -> None:
-        self._journal.seek(0)
-        whole = True
-        for line in self._journal:
-            whole = line.endswith(b"\n")
-            try:
-                record = Record(**json.loads(line))
-            except (ValueError, TypeError):  # cut short when the process was killed
-                continue
-            if record.output_sha256:
-                self._remember(record)
-        if not whole:
-            self._journal.write(b"\n")
+    def read(self) -> bool:
+        """Read the records in the journal, if there is one; return whether its last line is whole."""
+        line = b"\n"
+        with suppress(OSError), open(self._state / JOURNAL, "rb") as journal:
+            for line in journal:
+                try:
+                    record = Record(**json.loads(line))
+                except (ValueError, TypeError):  # cut short when the process was killed
+                    continue
+                if record.output_sha256:
+                    self._remember(record)
+        return line.endswith(b"\n")
 
     def _remember(self, record: Record) -> None:
+        self.records.pop(record.target, None)
         self.records[record.target] = record
         self._written.add((record.target, record.output_sha256))
 
@@ -135,15 +141,29 @@ class OutputFolder:
             return os.path.abspath(path)
 
     def note(self, record: Record) -> None:
-        """Add a line to the journal."""
+        """Add a line to the journal.
+
+        Raises:
+            OSError: If there is no room for it.
+        """
         plain = asdict(record)
         line = {field.name: plain[field.name] for field in fields(Record) if plain[field.name] != field.default}
         with self._turn:
-            self._journal.write(json.dumps(line).encode("ascii") + b"\n")
-            self._journal.flush()
+            self._append(json.dumps(line).encode("ascii") + b"\n")
             os.fsync(self._journal.fileno())
             if record.output_sha256:
                 self._remember(record)
+
+    def _append(self, line: bytes) -> None:
+        """Append a line to the journal whole or not at all: another thread's may follow."""
+        end = self._journal.seek(0, os.SEEK_END)
+        try:
+            while line:
+                line = line[self._journal.write(line) :]
+        except OSError:
+            with suppress(OSError):
+                self._journal.truncate(end)
+            raise
 
     def write(self, target: Path, data: bytes, record: Record | None = None) -> None:
         """Write a file whole or not at all, and before it appears, its record.
@@ -152,14 +172,35 @@ class OutputFolder:
             OSError: If it cannot be written.
         """
         partial = self._partial / str(threading.get_ident())
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        write_through(partial, data)
         target.parent.mkdir(parents=True, exist_ok=True)
         if record:
             self.note(record)
+        try:
+            os.replace(partial, target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            partial.unlink()
+            write_beside(target, data)
+
+
+def write_through(path: Path, data: bytes) -> None:
+    """Write a file to the disk itself."""
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_beside(target: Path, data: bytes) -> None:
+    """Write a file whole or not at all by way of one beside it, in a folder that is on another file system."""
+    partial = target.with_name(f"{PARTIAL}{threading.get_ident()}")
+    try:
+        write_through(partial, data)
         os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def hash_file(path: Path) -> str:

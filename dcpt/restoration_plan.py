@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 
 from dcpt.errors import InvalidImage, InvalidSetting, OutputError
 from dcpt.image import FORMAT_OF_SUFFIX, output_format
-from dcpt.restoration_journal import STATE_FOLDER
+from dcpt.restoration_journal import STATE_FOLDER, OutputFolder
 
 SUFFIXES = (*FORMAT_OF_SUFFIX, ".heic", ".heif")
 REPORT_PAGE, REPORT_DATA, REPORT_FILES = "report.html", "report.json", "report_files"
@@ -35,12 +35,15 @@ class Job:
 def plan_jobs(
     inputs: Sequence[str | Path], output: Path, *, recursive: bool = False, format: str | None = None
 ) -> list[Job]:
-    """Find the pictures and choose a file in the folder `output` for each; the choice depends on nothing else.
+    """Find the pictures and choose a file in the folder `output` for each.
+
+    A picture keeps the file that an earlier run chose, whatever has come beside it since; apart
+    from that, the choice depends on the names alone.
 
     Args:
         inputs: Pictures, folders and globs such as `photos/**/*.jpg`. Of a folder, all entries whose
             names end like a picture's, except hidden ones and results of this program; of a glob,
-            those of its matches. The tree below them is kept; several folders stay apart.
+            those of its matches. The tree below them is kept; several folders stay apart, each below its name.
         output: Folder to write to. If it lies in an input, it is left out there.
         recursive: Whether to search the folders in folders, too; links to folders are not followed.
         format: Suffix of the format to write, such as "png"; default that of each picture.
@@ -56,7 +59,11 @@ def plan_jobs(
     found = find_pictures(inputs, output, recursive=recursive)
     if not found:
         raise InvalidImage(f"expected pictures in {', '.join(map(str, inputs))}, found none")
-    targets = [output / name for name in name_targets(list(found.values()), suffix)]
+    folder = OutputFolder(output)
+    folder.read()
+    earlier = {record.source: PurePath(record.target) for record in folder.records.values()}
+    kept = [earlier.get(folder.relative(source)) for source in found]
+    targets = [output / name for name in name_targets(list(found.values()), suffix, kept)]
     resolve = functools.cache(os.path.realpath)  # there are fewer folders than pictures
     originals = {(resolve(source.parent), source.name) for source in found}
     problems = [
@@ -125,13 +132,14 @@ def find_pictures(inputs: Sequence[str | Path], output: Path, *, recursive: bool
     is among them, to fail as a picture does. Arguments and errors are those of `plan_jobs`.
     """
     found: dict[str, tuple[PurePath, Path]] = {}
+    tops = _name_folders(inputs) if len(inputs) > 1 else {}
     for path in map(Path, inputs):
         if os.path.isdir(path):
             if not os.access(path, os.R_OK | os.X_OK):
                 raise InvalidImage(f"cannot look into the folder {path}")
             if path.resolve() == output.resolve():
                 raise OutputError(f"expected an output folder other than the input {path}")
-            top = PurePath(path.resolve().name if len(inputs) > 1 else "")
+            top = tops.get(path.resolve(), PurePath())
             pairs = ((source, top / source.relative_to(path)) for source in _walk(path, output, recursive=recursive))
         elif is_glob(path):
             pairs = _match(path, output)
@@ -142,27 +150,48 @@ def find_pictures(inputs: Sequence[str | Path], output: Path, *, recursive: bool
     return {source: below for below, source in sorted(found.values())}
 
 
+def count_others(inputs: Sequence[str | Path], output: Path, *, recursive: bool = False) -> int:
+    """Count the files in input folders that are not hidden and not named as pictures; arguments as of `plan_jobs`."""
+    folders = {path.resolve() for path in map(Path, inputs) if os.path.isdir(path)}
+    return len({path for folder in folders for path in _walk(folder, output, recursive=recursive, pictures=False)})
+
+
+def _name_folders(inputs: Sequence[str | Path]) -> dict[Path, PurePath]:
+    """Choose a folder of the output for each input folder: its name, numbered if another has it."""
+    chosen: dict[Path, PurePath] = {}
+    taken: set[str] = set()
+    for folder in dict.fromkeys(path.resolve() for path in map(Path, inputs) if os.path.isdir(path)):
+        name = PurePath(folder.name)
+        if _fold(name) in taken:
+            name = next(other for other in _alternatives(name, name) if _fold(other) not in taken)
+        chosen[folder] = name
+        taken.add(_fold(name))
+    return chosen
+
+
 def is_glob(path: Path) -> bool:
     """Whether a path is a pattern and no file of that name."""
     return any(mark in str(path) for mark in "*?[") and not os.path.lexists(path)
 
 
-def _walk(folder: Path, output: Path, *, recursive: bool) -> Iterator[Path]:
+def _walk(folder: Path, output: Path, *, recursive: bool, pictures: bool = True) -> Iterator[Path]:
+    """Yield what is named as a picture and folders that cannot be looked into; or with `pictures` off, the rest."""
     try:
         entries = list(os.scandir(folder))
     except OSError:
-        yield folder
+        if pictures:
+            yield folder
         return
-    ours = {REPORT_FILES} if (folder / STATE_FOLDER).is_dir() else set()
+    ours = {REPORT_PAGE, REPORT_DATA, REPORT_FILES} if (folder / STATE_FOLDER).is_dir() else set()
     for entry in entries:
         path = folder / entry.name
         if entry.name.startswith(".") or entry.name in ours:
             continue
         if not os.path.isdir(path):  # nor a link to one
-            if _is_named_as_picture(path):
+            if _is_named_as_picture(path) == pictures:
                 yield path
         elif recursive and not entry.is_symlink() and not _holds_results(path, output):
-            yield from _walk(path, output, recursive=True)
+            yield from _walk(path, output, recursive=True, pictures=pictures)
 
 
 def _holds_results(folder: Path, output: Path) -> bool:
@@ -190,17 +219,26 @@ def _is_named_as_picture(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
-def name_targets(names: Sequence[PurePath], suffix: str | None) -> list[PurePath]:
+def name_targets(names: Sequence[PurePath], suffix: str | None, kept: Sequence[PurePath | None] = ()) -> list[PurePath]:
     """Choose a file for each path, with the suffix wanted; no two are equal, not even where case does not count.
 
     Where several would get one name, it goes to the one that has it already, else to the first; of
     `a.jpg` and `a.png`, both to be PNG, the former becomes `a_jpg.png`.
+
+    Args:
+        names: The paths.
+        suffix: Suffix to have, such as ".png"; default that of each path.
+        kept: What was chosen for each before; it is chosen again if it might be now.
     """
     wanted = [_with_suffix(name, suffix) for name in names]
     # A folder of the tree may be called like a picture.
     taken = {_fold(parent) for name in names for parent in name.parents} | {REPORT_PAGE, REPORT_DATA, REPORT_FILES}
     chosen: dict[int, PurePath] = {}
-    order = sorted(range(len(names)), key=lambda i: wanted[i] != names[i])
+    for i, name in enumerate(kept):
+        if name and _may_become(wanted[i], name) and _fold(name) not in taken:
+            chosen[i] = name
+            taken.add(_fold(name))
+    order = sorted((i for i in range(len(names)) if i not in chosen), key=lambda i: wanted[i] != names[i])
     for i in order:
         if _fold(wanted[i]) not in taken:
             chosen[i] = wanted[i]
@@ -226,6 +264,12 @@ def _alternatives(name: PurePath, wanted: PurePath) -> Iterator[PurePath]:
     while True:
         yield wanted.with_name(f"{stem}_{number}{wanted.suffix}")
         number += 1
+
+
+def _may_become(wanted: PurePath, name: PurePath) -> bool:
+    """Whether a path is the one wanted or an alternative to it."""
+    alike = (name.parent, name.suffix) == (wanted.parent, wanted.suffix)
+    return alike and (name.stem == wanted.stem or name.stem.startswith(f"{wanted.stem}_"))
 
 
 def _fold(path: PurePath) -> str:

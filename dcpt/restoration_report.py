@@ -25,6 +25,7 @@ from dcpt.restoration_plan import REPORT_DATA, REPORT_FILES, REPORT_PAGE
 
 MOST_PREVIEWS = 500  # pictures; more make the page slow and the folder large
 LONGER_SIDE = 480  # pixels of a preview
+VIEWS = ("before", "after", "change")
 BRIGHTEST_CHANGE = 0.15  # of the range of values; the same on all maps, so that they compare
 
 PAGE = """<!doctype html>
@@ -99,8 +100,8 @@ def as_figure(folder: OutputFolder, record: Record) -> str:
         words.append(as_text(record.diagnosis["summary"]))
     words.append(f"{record.seconds:.2f} s")
     caption = f"<figcaption>{'; '.join(words)}</figcaption>"
-    names = {view: preview_name(record.target, view) for view in ("before", "after", "change")}
-    if not (folder.path / names["after"]).exists():
+    names = {view: preview_name(record.target, view) for view in VIEWS}
+    if not has_previews(folder, record.target):
         return f"<figure>{caption}</figure>"
     # With their sizes known, pictures out of sight are not loaded.
     size = f'width="{record.width}" height="{record.height}" loading="lazy"'
@@ -132,6 +133,21 @@ def preview_name(target: str, view: str) -> str:
     return f"{REPORT_FILES}/{hashlib.sha256(os.fsencode(target)).hexdigest()[:16]}-{view}.jpg"
 
 
+def has_previews(folder: OutputFolder, target: str) -> bool:
+    """Whether there are previews of a result, given by its path relative to the output folder."""
+    return all((folder.path / preview_name(target, view)).exists() for view in VIEWS)
+
+
+def write_previews(folder: OutputFolder, target: str, before: Tensor, after: Tensor) -> None:
+    """Write the previews that `make_previews` makes.
+
+    Raises:
+        OSError: If they cannot be written.
+    """
+    for path, data in make_previews(target, before, after).items():
+        folder.write(folder.path / path, data)
+
+
 def make_previews(target: str, before: Tensor, after: Tensor) -> dict[str, bytes]:
     """Make small pictures of before, after and the change, as JPEG files by their paths.
 
@@ -142,8 +158,8 @@ def make_previews(target: str, before: Tensor, after: Tensor) -> dict[str, bytes
     """
     # Plane by plane: a large picture is not held a third time.
     change = sum((after[:, c : c + 1] - before[:, c : c + 1]).abs_() for c in range(3)) / 3
-    views = {"before": shrink(before), "after": shrink(after), "change": as_heat(shrink(change))}
-    return {preview_name(target, view): as_jpeg(picture) for view, picture in views.items()}
+    views = (shrink(before), shrink(after), as_heat(shrink(change)))
+    return {preview_name(target, view): as_jpeg(picture) for view, picture in zip(VIEWS, views, strict=True)}
 
 
 def shrink(picture: Tensor) -> np.ndarray:

@@ -19,16 +19,19 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from dcpt.checkpoint import hash_weights
+from dcpt.diagnosis import Diagnosis, diagnose
 from dcpt.errors import DcptError, InvalidImage, OutputError
 from dcpt.image import FORMAT_OF_SUFFIX
+from dcpt.memory import is_out_of_memory
 from dcpt.photographs import open_photograph
 from dcpt.restoration import Restoration, Restorer
 from dcpt.restoration_journal import DONE, FAILED, UNTOUCHED, OutputFolder, Record, hash_file, printable
 from dcpt.restoration_plan import REPORT_DATA, REPORT_PAGE, Job, check_target, format_suffix, plan_jobs
-from dcpt.restoration_report import MOST_PREVIEWS, make_previews, write_report
+from dcpt.restoration_report import MOST_PREVIEWS, has_previews, write_previews, write_report
 
 # What of a restorer determines its results; the device does not, but for rounding.
 SETTINGS = ("tile_size", "overlap", "exact", "precision", "strength", "only", "keep", "protect_clean")
+BACKBONE_SETTINGS = ("variant", "overrides", "silent_options")  # options may leave no trace in the weights
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
@@ -62,7 +65,7 @@ def restore_file(
     """Restore a picture file; writes nothing.
 
     A picture left untouched because it is clean comes back bit for bit, unless another format is
-    wanted or `strip` is.
+    wanted, `strip` is, or the file is cut short.
 
     Args:
         restorer: Does the work.
@@ -77,8 +80,10 @@ def restore_file(
         OutputError: If the format cannot hold it.
     """
     photograph = open_photograph(source, allow_truncated=allow_truncated)
+    photograph.check_format(format)
     restoration = restorer.process(photograph.pixels, diagnose=diagnose)
-    if restoration.untouched and not strip and format in (None, photograph.format):
+    same = format in (None, photograph.format) and not (strip or photograph.truncated)
+    if restoration.untouched and same:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
     else:
         data = photograph.encode(restoration.pixels, format, strip=strip)
@@ -157,7 +162,10 @@ class FolderRun:
         self.settings = {name: getattr(restorer, name) for name in SETTINGS}
         self.settings |= {"format": self.format, "strip": strip, "allow_truncated": allow_truncated}
         self.settings["weights"] = hash_weights(restorer.backbone)
-        self.digest = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
+        self.settings |= {name: getattr(restorer.backbone, name) for name in BACKBONE_SETTINGS}
+        settings = json.dumps(self.settings, sort_keys=True, default=str)
+        self.digest = hashlib.sha256(settings.encode()).hexdigest()
+        self.settings = json.loads(settings)
         self.model = model
         self.records: dict[str, Record] = {}
         self._previewed: set[str] = set()
@@ -182,20 +190,21 @@ class FolderRun:
         Raises:
             DcptError: As `restore`.
         """
-        seen: dict[Path, Identity] = {}
-        done: dict[Path, Identity] = {}
+        # By source and target: which picture a name goes to may change when others come.
+        seen: dict[tuple[Path, Path], Identity] = {}
+        done: dict[tuple[Path, Path], Identity] = {}
         with self._locked():
             for look in count():
                 try:
-                    jobs = plan()
+                    jobs = {(job.source, job.target): job for job in plan()}
                 except InvalidImage:
-                    jobs = []
-                now = {job.source: identify(job.source) for job in jobs}
-                new = [job for job in jobs if done.get(job.source) != now[job.source]]
-                ready = [job for job in new if look == 0 or seen.get(job.source) == now[job.source]]
+                    jobs = {}
+                now = {pair: identify(pair[0]) for pair in jobs}
+                new = {pair: job for pair, job in jobs.items() if done.get(pair) != now[pair]}
+                ready = {pair: job for pair, job in new.items() if look == 0 or seen.get(pair) == now[pair]}
                 if ready:
-                    yield from self._restore_all(ready)
-                done |= {job.source: now[job.source] for job in ready}
+                    yield from self._restore_all(list(ready.values()))
+                done |= {pair: now[pair] for pair in ready}
                 seen = now
                 time.sleep(interval)
 
@@ -226,15 +235,18 @@ class FolderRun:
             return self._restore(job)
         except Exception as error:  # of a decoder, a network, a device: the other pictures may well go through
             if isinstance(error, OSError) and error.errno in FULL:
-                remedy = "repeat the command when there is room, it goes on where it stopped"
-                raise OutputError(f"cannot write to {self.folder.path}: {error.strerror}; {remedy}") from None
-            reason = str(error) if isinstance(error, (DcptError, OSError)) else f"{type(error).__name__}: {error}"
-            if not any(name in reason for name in (str(job.source), repr(str(job.source)), str(job.target))):
-                reason = f"{job.source}: {reason}"
+                raise self._stop(error) from None
             source, target = self.folder.relative(job.source), self.folder.relative(job.target)
-            record = Record(source, target, FAILED, reason=printable(reason))
-        self.folder.note(record)
+            record = Record(source, target, FAILED, reason=explain(error, job))
+        try:
+            self.folder.note(record)
+        except OSError as error:
+            raise self._stop(error) from None
         return record
+
+    def _stop(self, error: OSError) -> OutputError:
+        remedy = "repeat the command when there is room, it goes on where it stopped"
+        return OutputError(f"cannot write to {self.folder.path}: {error.strerror or error}; {remedy}")
 
     def _restore(self, job: Job) -> Record:
         if job.problem:
@@ -244,7 +256,7 @@ class FolderRun:
         name = self.folder.relative(job.target)
         earlier = self.folder.records.get(name)
         if earlier and self._is_done(job, earlier):
-            return replace(earlier, earlier=True)
+            return replace(self._complete(job, earlier), earlier=True)
         self._check_target(job, earlier)
         started, before = time.perf_counter(), identify(job.source)
         restored = restore_file(
@@ -258,11 +270,11 @@ class FolderRun:
         digest = hash_file(job.source)
         if identify(job.source) != before:
             raise InvalidImage(f"expected a file at rest, but {job.source} changed while it was read; try again")
-        untouched, diagnosis = restored.restoration.untouched, restored.restoration.diagnosis
+        diagnosis = restored.restoration.diagnosis
         record = Record(
             source=self.folder.relative(job.source),
             target=name,
-            status=UNTOUCHED if untouched else DONE,
+            status=UNTOUCHED if restored.restoration.untouched else DONE,
             size=before[0],
             sha256=digest,
             output_sha256=hashlib.sha256(restored.data).hexdigest(),
@@ -270,13 +282,26 @@ class FolderRun:
             width=restored.pixels.shape[-1],
             height=restored.pixels.shape[-2],
             seconds=round(time.perf_counter() - started, 3),
-            diagnosis={key: value for key, value in diagnosis.as_dict().items() if key != "map"} if diagnosis else None,
+            diagnosis=summarise(diagnosis) if diagnosis else None,
         )
         if self.report and name in self._previewed:
-            for path, data in make_previews(name, restored.pixels, restored.restoration.pixels).items():
-                self.folder.write(self.folder.path / path, data)
+            write_previews(self.folder, name, restored.pixels, restored.restoration.pixels)
         self.folder.write(job.target, restored.data, record)
         return record
+
+    def _complete(self, job: Job, earlier: Record) -> Record:
+        """Return the record of a picture that is done, with what the report wants and runs without one left out."""
+        name = earlier.target
+        lacks_previews = name in self._previewed and not has_previews(self.folder, name)
+        if not self.report or (earlier.diagnosis and not lacks_previews):
+            return earlier
+        pixels = open_photograph(job.source, allow_truncated=self.allow_truncated).pixels
+        if lacks_previews:
+            write_previews(self.folder, name, pixels, open_photograph(job.target).pixels)
+        if not earlier.diagnosis:
+            earlier = replace(earlier, diagnosis=summarise(diagnose(pixels, device=self.restorer.device)))
+            self.folder.note(earlier)
+        return earlier
 
     def _is_done(self, job: Job, earlier: Record) -> bool:
         return (
@@ -305,6 +330,21 @@ def identify(path: Path) -> Identity:
     except (OSError, ValueError):
         return 0, 0, 0
     return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def summarise(diagnosis: Diagnosis) -> dict[str, Any]:
+    """Return a diagnosis as plain data, without the map."""
+    return {key: value for key, value in diagnosis.as_dict().items() if key != "map"}
+
+
+def explain(error: Exception, job: Job) -> str:
+    """Tell on one line why a picture failed."""
+    reason = str(error) if isinstance(error, (DcptError, OSError)) else f"{type(error).__name__}: {error}"
+    if is_out_of_memory(error) and not isinstance(error, DcptError):  # torch's own words are several lines
+        reason = "out of memory; try smaller tiles or fewer pictures at a time"
+    if not any(name in reason for name in (str(job.source), repr(str(job.source)), str(job.target))):
+        reason = f"{job.source}: {reason}"
+    return printable(reason)
 
 
 def map_in_order(function: Callable[[Item], Result], items: Sequence[Item], *, workers: int = 1) -> Iterator[Result]:

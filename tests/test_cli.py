@@ -123,6 +123,57 @@ def test_interrupted_a_run_ends_at_once_and_goes_on_when_repeated(watch, code, m
     assert run(*command).exit_code == 0 and len(calls) == 4
 
 
+def test_a_model_that_is_interrupted_while_it_loads_ends_as_told(photo, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dcpt.hub.from_pretrained", stop)
+    assert run("restore", tmp_path, "-o", tmp_path / "out", "--watch").exit_code == 130
+    assert "once the model is loaded" in " ".join(run("restore", "--help").output.split())
+
+
+def test_a_lack_of_memory_is_one_line(photo, model_folder, tmp_path, monkeypatch):
+    message = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.\nError code 12"
+    for error in (RuntimeError(message), MemoryError()):
+
+        def run_out(self, lq, *, diagnose, error=error):
+            raise error
+
+        monkeypatch.setattr(Restorer, "process", run_out)
+        result = run("restore", photo, "-o", tmp_path / "out.png", "--model", model_folder)
+        assert "out of memory; try" in assert_one_line(result)
+
+
+def test_standard_input_is_not_read_for_ever(photo, model_folder, monkeypatch):
+    data = photo.read_bytes()
+    for limit, code in ((len(data), 0), (len(data) - 1, 1)):
+        monkeypatch.setattr("dcpt.cli.pictures.MOST_INPUT", limit)
+        result = CliRunner().invoke(main, ["restore", "-", "-o", "-", "--model", str(model_folder)], input=data)
+        assert result.exit_code == code, result.stderr
+    assert f"at most {limit} bytes" in result.stderr
+
+
+def test_a_pipe_that_nobody_reads_ends_quietly(photo, model_folder):
+    command = [sys.executable, "-m", "dcpt", "restore", photo, "-o", "-", "--model", model_folder]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait() == 1
+    process.stderr.close()
+
+
+def test_empty_names_of_degradations_are_passed_over(photo, model_folder, tmp_path):
+    command = ["restore", photo, "-o", tmp_path / "out.png", "--model", model_folder]
+    assert run(*command, "--only", "noise, ").exit_code == 0
+
+
+def test_what_was_not_looked_at_is_counted(photo, model_folder, tmp_path):
+    (tmp_path / "notes.txt").touch()
+    command = ["restore", tmp_path, "-o", tmp_path / "out", "--model", model_folder]
+    assert "1 other file was not looked at" in run(*command).output
+    (tmp_path / "notes.txt").unlink()
+    assert "not looked at" not in run(*command).output
+
+
 def test_degrade_is_repeatable_and_chains(photo, tmp_path):
     for name in ("1.png", "2.png"):
         result = run("degrade", photo, "-o", tmp_path / name, "--haze", "0.6", "--noise", "0.3", "--seed", "1")

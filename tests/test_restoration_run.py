@@ -1,6 +1,7 @@
 """Folders of pictures: planned without collisions, resumed after any kill, reported; a broken file harms no other."""
 
 import errno
+import functools
 import html
 import io
 import json
@@ -11,6 +12,7 @@ import signal
 import threading
 import time
 from contextlib import closing
+from io import FileIO
 from pathlib import Path, PurePath
 from urllib.parse import unquote_to_bytes
 
@@ -24,12 +26,14 @@ from PIL import Image
 from test_hostile_files import hashes, make_files
 from test_photograph import TOUR
 
+from dcpt.backbones import create_backbone
 from dcpt.errors import DcptError, InvalidImage, InvalidSetting, OutputError
 from dcpt.photographs import open_photograph
 from dcpt.restoration import Restoration, Restorer
-from dcpt.restoration_plan import name_targets, plan_jobs
+from dcpt.restoration_journal import OutputFolder, Record
+from dcpt.restoration_plan import Job, count_others, name_targets, plan_jobs
 from dcpt.restoration_report import BRIGHTEST_CHANGE, as_heat, shrink
-from dcpt.restoration_run import FolderRun, map_in_order, restore_folder
+from dcpt.restoration_run import FolderRun, map_in_order, restore_file, restore_folder
 
 
 @pytest.fixture
@@ -153,6 +157,35 @@ def test_names_never_collide(suffix, names, expected):
     assert [str(name) for name in name_targets([PurePath(name) for name in names], suffix)] == expected
 
 
+def test_a_name_once_chosen_is_kept_as_long_as_it_might_be_chosen():
+    def choose(name, suffix, kept):
+        return str(name_targets([PurePath(name)], suffix, [PurePath(kept)])[0])
+
+    assert choose("z.jpg", ".png", "z_jpg.png") == "z_jpg.png"
+    for kept in ("z.bmp", "b/z.png", "y.png", "zoo.png"):  # of another format, tree or name
+        assert choose("z.jpg", ".png", kept) == "z.png"
+    names, kept = [PurePath("z.jpg"), PurePath("z.png")], [PurePath("z.png"), None]
+    assert list(map(str, name_targets(names, ".png", kept))) == ["z.png", "z_2.png"]
+
+
+def test_folders_of_one_name_stay_apart(tmp_path):
+    folders = [tmp_path / name for name in ("a/x", "b/x", "b/x_2", "c/X")]
+    for folder in folders:
+        touch(folder / "1.png")
+    jobs = plan_jobs([*folders, tmp_path / "a/../b/x"], tmp_path / "out")
+    targets = {str(job.target.relative_to(tmp_path / "out")): job.source.parent for job in jobs}
+    assert targets == dict(zip(("x/1.png", "x_2/1.png", "x_2_2/1.png", "X_3/1.png"), folders, strict=True))
+
+
+def test_files_not_named_as_pictures_are_counted(photos, restorer, tmp_path):
+    for name in ("notes.txt", "raw.nef", ".hidden", "trip/clip.mp4", "out/results.csv"):
+        touch(photos / name)
+    list(restore_folder(restorer, photos, photos / "out", report=True))
+    assert count_others([photos], photos / "out") == 2
+    assert count_others([photos, photos / "trip"], photos / "out", recursive=True) == 3
+    assert count_others([photos / "*"], tmp_path / "out") == 0
+
+
 def test_an_unknown_format_is_refused(photos, tmp_path):
     with pytest.raises(InvalidSetting, match="'gid'"):
         plan_jobs([photos], tmp_path / "out", format="gid")
@@ -216,6 +249,27 @@ def test_results_of_other_settings_or_other_pictures_are_kept_unless_asked(photo
     assert statuses(restore_folder(restorer, others, tmp_path / "out", overwrite=True)) == ["done"]
 
 
+def test_a_network_with_other_options_is_another_setting(tmp_path):
+    torch.manual_seed(0)
+    backbones = [create_backbone("restormer_test"), create_backbone("restormer_test", attention="softmax")]
+    backbones[1].load_state_dict(backbones[0].state_dict())
+    digests = [FolderRun(Restorer(backbone, device="cpu"), tmp_path).digest for backbone in (*backbones, backbones[0])]
+    assert digests[0] == digests[2] != digests[1]
+
+
+def test_a_picture_keeps_its_result_when_another_of_its_name_comes(restorer, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("RGB", (16, 16), (1, 1, 1)).save(photos / "z.jpg")
+    assert statuses(restore_folder(restorer, photos, tmp_path / "out", format="png")) == ["done"]
+    before = identities(tmp_path / "out")
+    Image.new("RGB", (16, 16), (9, 9, 9)).save(photos / "z.png")
+    records = list(restore_folder(restorer, photos, tmp_path / "out", format="png"))
+    assert [(record.target, record.earlier) for record in records] == [("z.png", True), ("z_2.png", False)]
+    assert before.items() <= identities(tmp_path / "out").items()
+    assert (pixels(tmp_path / "out/z_2.png") == 246).all()
+
+
 def test_an_input_is_never_replaced(photos, restorer, tmp_path):
     original = (photos / "0000.png").read_bytes()
     extra = fill(tmp_path / "extra", 1)
@@ -234,6 +288,94 @@ def test_a_clean_picture_is_copied_bit_for_bit_unless_the_container_changes(phot
     list(restore_folder(restorer, photos, tmp_path / "bmp", format="bmp"))
     for i in range(6):
         assert np.array_equal(pixels(tmp_path / f"bmp/{i:04d}.bmp"), pixels(photos / f"{i:04d}.png"))
+
+
+def test_a_file_cut_short_is_never_copied(restorer, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.fromarray(as_uint8(make_picture(64, 64))).save(photos / "a.jpg")
+    (photos / "a.jpg").write_bytes((photos / "a.jpg").read_bytes()[:-100])
+    restorer.process = lambda lq, *, diagnose: Restoration(lq, None, True)
+    assert statuses(restore_folder(restorer, photos, tmp_path / "out", allow_truncated=True)) == ["untouched"]
+    Image.open(tmp_path / "out/a.jpg").load()  # is whole
+
+
+def test_what_the_format_cannot_hold_is_told_before_the_work(restorer, tmp_path):
+    Image.new("RGBA", (16, 16), (1, 2, 3, 4)).save(tmp_path / "a.png")
+    restorer.process = None  # not called
+    with pytest.raises(OutputError, match="RGBA as JPEG"):
+        restore_file(restorer, tmp_path / "a.png", format="JPEG")
+
+
+def test_a_disk_too_full_for_the_journal_is_told_on_one_line(restorer, tmp_path, monkeypatch):
+    photos = fill(tmp_path / "photos", 1, broken=1)
+
+    def refuse(self, record):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(OutputFolder, "note", refuse)
+    with pytest.raises(OutputError, match="it goes on where it stopped"):
+        list(restore_folder(restorer, photos / "broken0000.png", tmp_path / "out"))
+
+
+def test_a_line_that_does_not_fit_into_the_journal_leaves_no_part(tmp_path):
+    class Full(FileIO):
+        def write(self, data):
+            if len(data) < 30:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(data[:-20])
+
+    folder = OutputFolder(tmp_path)
+    with folder.locked():
+        folder.note(Record("in", "out", "done", output_sha256="1"))
+        journal, folder._journal = folder._journal, Full(tmp_path / ".dcpt/journal.jsonl", "a")
+        with folder._journal, pytest.raises(OSError):
+            folder.note(Record("in2", "out2", "done", output_sha256="2"))
+        folder._journal = journal
+        folder.note(Record("in3", "out3", "done", output_sha256="3"))
+    lines = (tmp_path / ".dcpt/journal.jsonl").read_text().splitlines()
+    assert [json.loads(line)["source"] for line in lines] == ["in", "in3"]
+
+
+def test_results_go_through_links_to_other_file_systems(restorer, tmp_path, monkeypatch):
+    photos = fill(tmp_path / "photos/linked", 2).parent
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/linked").symlink_to(tmp_path / "elsewhere")
+    replace = os.replace
+
+    def replace_within(source, target):
+        if source.parent.resolve() != target.parent.resolve() and target.parent.name == "linked":
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        if target.name == "0001.png":
+            raise OSError(errno.EIO, "Input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", replace_within)
+    records = list(restore_folder(restorer, photos, tmp_path / "out", recursive=True))
+    assert statuses(records) == ["done", "failed"] and "Input/output error" in records[1].reason
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["0000.png"]
+    assert (pixels(tmp_path / "elsewhere/0000.png") == 255 - pixels(photos / "linked/0000.png")).all()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory:\nyou tried to allocate 9 bytes."),
+    ],
+)
+def test_a_picture_too_large_for_the_memory_fails_alone_and_in_plain_words(error, photos, restorer, tmp_path):
+    process = restorer.process
+
+    def run_out(lq, *, diagnose):
+        restorer.process = process
+        raise error
+
+    restorer.process = run_out
+    records = list(restore_folder(restorer, photos, tmp_path / "out"))
+    assert statuses(records) == ["failed"] + ["done"] * 5
+    assert records[0].reason.startswith(f"{photos / '0000.png'}: out of memory; ")
 
 
 def test_failures_of_any_kind_stop_no_other_picture_but_a_full_disk_does(photos, restorer, tmp_path):
@@ -366,6 +508,20 @@ def test_the_report_counts_and_shows_what_was_done(restorer, tmp_path):
     assert np.abs(before + after - 255).max() <= 4  # as JPEG rounds
 
 
+def test_a_report_over_finished_work_is_complete_without_doing_it_again(photos, restorer, tmp_path):
+    list(restore_folder(restorer, photos, tmp_path / "out"))
+    before = identities(tmp_path / "out")
+    restorer.process = None  # not called
+    for _ in range(2):
+        records = list(restore_folder(restorer, photos, tmp_path / "out", report=True))
+        assert all(record.earlier and record.diagnosis["summary"] for record in records)
+        page = (tmp_path / "out/report.html").read_text()
+        assert page.count('type="range"') == 6 and identities(tmp_path / "out") == before
+        previews = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/report_files").iterdir()}
+    list(restore_folder(restorer, photos, tmp_path / "out", report=True))
+    assert previews == {path: path.stat().st_mtime_ns for path in previews}  # those that are there are not made again
+
+
 def test_a_report_of_other_origin_is_not_replaced(photos, restorer, tmp_path):
     touch(tmp_path / "out/report.json").write_text("mine")
     with pytest.raises(OutputError, match="--no-report"):
@@ -404,6 +560,26 @@ def test_watching_restores_what_comes_once_it_is_whole(photos, restorer, tmp_pat
         record = next(records)
         thread.join()
     assert record.target == "new.png" and record.status == "done"
+
+
+def test_watching_replaces_no_result_of_its_own_by_that_of_a_newcomer(restorer, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("RGB", (16, 16), (1, 1, 1)).save(photos / "z.jpg")
+    run = FolderRun(restorer, tmp_path / "out", format="png", overwrite=True)
+    plan = functools.partial(plan_jobs, [photos], tmp_path / "out", format="png")
+    with closing(run.watch(plan, interval=0.01)) as records:
+        assert next(records).target == "z.png"
+        Image.new("RGB", (16, 16), (9, 9, 9)).save(photos / "z.png")
+        assert next(records).target == "z_2.png"
+    assert (pixels(tmp_path / "out/z.png") > 250).all() and (pixels(tmp_path / "out/z_2.png") == 246).all()
+
+
+def test_watching_takes_a_picture_that_goes_to_another_file_for_a_new_one(photos, restorer, tmp_path):
+    targets = iter([tmp_path / "out/a.png", *[tmp_path / "out/b.png"] * 3])
+    run = FolderRun(restorer, tmp_path / "out")
+    with closing(run.watch(lambda: [Job(photos / "0000.png", next(targets))], interval=0)) as records:
+        assert [next(records).target, next(records).target] == ["a.png", "b.png"]
 
 
 # Kills.

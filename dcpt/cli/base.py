@@ -28,12 +28,16 @@ class Commands(click.Group):
         warnings.showwarning = lambda message, *_, **__: click.echo(f"warning: {message}", err=True)
         try:
             return super().invoke(ctx)
-        except (DcptError, OSError, MemoryError) as error:
+        except BrokenPipeError:  # nobody reads on; click ends quietly with exit code 1
+            raise
+        except (DcptError, OSError) as error:
             message = " ".join(str(error).split()) or type(error).__name__
-        except RuntimeError as error:
-            if type(error).__name__ != "OutOfMemoryError":  # torch's own kind, and torch is not loaded here
+        except (RuntimeError, MemoryError) as error:
+            from dcpt.memory import is_out_of_memory  # loads torch, as what ran out of memory has
+
+            if not is_out_of_memory(error):
                 raise
-            message = "the device is out of memory; try a smaller --tile-size or --device cpu"
+            message = "out of memory; try a smaller --tile-size, another --device, or close other programs"
         raise click.ClickException(message) from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 import sys
 from collections import Counter
@@ -15,6 +16,8 @@ import click
 
 from dcpt.cli.base import DEVICE, OPTION, main, parse_options
 from dcpt.errors import DcptError, InvalidImage, OutputError
+
+MOST_INPUT = 2**31  # bytes of a picture on standard input, about as many as a file may have
 
 
 def restore_options(command: Any) -> Any:
@@ -81,10 +84,10 @@ def restore(
       1    some picture failed, or there is a mistake
       2    wrong usage
       130  interrupted; repeat the command to go on
-    With --watch, which Ctrl-C ends, it is 0 or 1.
+    With --watch, which Ctrl-C ends, it is 0 or 1 once the model is loaded.
     """
     with exit_when_interrupted():
-        from dcpt.restoration_plan import Job, is_single, name_single, plan_jobs
+        from dcpt.restoration_plan import Job, count_others, is_single, name_single, plan_jobs
 
         files = {name: settings.pop(name) for name in ("format", "strip", "allow_truncated", "overwrite")}
         single = is_single(paths)
@@ -103,7 +106,9 @@ def restore(
         else:
             folder = Path(output)
             plan = functools.partial(plan_jobs, paths, folder, recursive=recursive, format=files["format"])
-            restore_several(plan, folder, settings, report=report is not False, watch=watch, workers=jobs, **files)
+            others = functools.partial(count_others, paths, folder, recursive=recursive)
+            files |= {"count_others": others, "report": report is not False, "workers": jobs}
+            restore_several(plan, folder, settings, watch=watch, **files)
 
 
 @contextmanager
@@ -132,22 +137,53 @@ def restore_single(
     elif sys.stdout.isatty():
         raise OutputError("expected standard output to be a file or a pipe, got the terminal")
     suffix = target.suffix.lower() if target else format_suffix(format)
-    picture = sys.stdin.buffer.read() if source == "-" else Path(source)
+    picture = read_input() if source == "-" else Path(source)
     restorer = load_restorer(**settings)
     from dcpt.restoration_run import restore_file
 
     data = restore_file(restorer, picture, format=FORMAT_OF_SUFFIX[suffix] if suffix else None, **files).data
     if target is None:
         sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()  # here, where a closed pipe ends quietly
         return
     with atomic_path(target) as temporary:
         temporary.write_bytes(data)
 
 
+def read_input() -> bytes:
+    """Read standard input.
+
+    Raises:
+        InvalidImage: If it has more than `MOST_INPUT` bytes.
+    """
+    data = io.BytesIO()
+    while block := sys.stdin.buffer.read(1 << 20):
+        data.write(block)
+        if data.tell() > MOST_INPUT:
+            raise InvalidImage(
+                f"expected at most {MOST_INPUT} bytes on standard input, got more; give a smaller picture"
+            )
+    return data.getvalue()
+
+
 def restore_several(
-    plan: Callable[[], list[Any]], folder: Path, settings: dict[str, Any], *, watch: bool = False, **files: Any
+    plan: Callable[[], list[Any]],
+    folder: Path,
+    settings: dict[str, Any],
+    *,
+    count_others: Callable[[], int] = int,
+    watch: bool = False,
+    **files: Any,
 ) -> None:
     """Restore pictures into a folder, with a bar that tells how long it takes; say what failed and count.
+
+    Args:
+        plan: Lists the pictures.
+        folder: Where to write.
+        settings: Those of `load_restorer`.
+        count_others: Counts the files that are not named as pictures; default none.
+        watch: Whether to wait for more pictures.
+        **files: Settings of `FolderRun`.
 
     Raises:
         DcptError: If pictures failed.
@@ -174,6 +210,8 @@ def restore_several(
     facts = f"{counts[DONE]} restored, {counts[UNTOUCHED]} left untouched because found clean"
     page = f"; see {printable(str(folder / REPORT_PAGE))}" if run.report else ""
     click.echo(f"{facts}; {earlier} of these by an earlier run{page}")
+    if others := count_others():
+        click.echo(f"{others} other {'file was' if others == 1 else 'files were'} not looked at, going by the names")
     if counts[FAILED]:
         raise DcptError(f"{counts[FAILED]} of {counts.total()} pictures could not be restored")
 
@@ -183,8 +221,13 @@ def load_restorer(*, model: str, options: tuple[str, ...], only: str, keep: str,
     from dcpt.hub import from_pretrained
     from dcpt.restoration import Restorer
 
-    names = {key: [name.strip() for name in text.split(",") if name] for key, text in (("only", only), ("keep", keep))}
+    names = {key: split_names(text) for key, text in (("only", only), ("keep", keep))}
     return Restorer(from_pretrained(model, **parse_options(options)), **names, **settings)
+
+
+def split_names(text: str) -> list[str]:
+    """Split A,B,... at its commas."""
+    return [name for name in map(str.strip, text.split(",")) if name]
 
 
 class DegradeCommand(click.Command):
