@@ -85,6 +85,9 @@ class Diagnosis:
             words.append("not calibrated")
         return ", ".join(words).replace("%", " %")
 
+    def __str__(self) -> str:
+        return self.summary
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON, the summary included."""
         return {"summary": self.summary} | asdict(self)
@@ -229,9 +232,9 @@ def cut_view(pixels: Tensor, box: tuple[int, int, int, int], multiple: int) -> T
 
 
 def view_positions(length: int, centre: int, multiple: int) -> Tensor:
-    """Return which pixels along a side a view around `centre` shows: a whole multiple of them, on an even start."""
+    """Return which pixels along a side a view around `centre` shows: a whole multiple of them."""
     seen = min(length, TILE_SIZE)
-    start = min(max(centre - seen // 2, 0), length - seen) // 2 * 2  # even: a colour filter mosaic keeps its phase
+    start = min(max(centre - seen // 2, 0), length - seen) // 8 * 8  # blocks of JPEG keep their phase
     size = -(-max(seen, SMALLEST) // multiple) * multiple
     # Reflected without repeating the border, as often as it takes: period 2 * length - 2.
     position = (start + torch.arange(size)) % max(2 * length - 2, 1)

@@ -39,7 +39,7 @@ class Restoration:
     Attributes:
         pixels: The restored pictures, like those given; if nothing was to be done, those given.
         diagnosis: What was wrong, if asked for or needed.
-        untouched: Whether the picture was left alone because it is clean.
+        untouched: Whether the picture was left alone: found clean, or free of what was to be removed.
     """
 
     pixels: Tensor
@@ -161,6 +161,8 @@ class Restorer:
         restored = self._apply(lq)
         if diagnosis and (self.only or self.keep):
             restored = steer(lq, restored, diagnosis, only=self.only, keep=self.keep)
+            if restored is lq:
+                return Restoration(lq, diagnosis, untouched=True)
         return Restoration(adjust_strength(lq, restored, self.strength), diagnosis)
 
     def _apply(self, lq: Tensor) -> Tensor:

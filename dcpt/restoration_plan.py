@@ -56,6 +56,8 @@ def plan_jobs(
     suffix = format_suffix(format)
     if os.path.lexists(output) and not os.path.isdir(output):
         raise OutputError(f"expected an output folder for several pictures, got the file {output}")
+    if _is_named_as_picture(output) and not os.path.isdir(output):
+        raise OutputError(f"expected an output folder for several pictures, got {output}, the name of a picture")
     found = find_pictures(inputs, output, recursive=recursive)
     if not found:
         raise InvalidImage(f"expected pictures in {', '.join(map(str, inputs))}, found none")

@@ -41,7 +41,8 @@ figure {{ margin: 2rem 0; border-top: 1px solid #ddd; overflow-wrap: anywhere }}
 <h1>Restored pictures</h1>
 <p>{facts}</p>
 <p>Left of the slider is the picture as it was, right of it the restored one. Beside them is what changed:
-black is nothing, white a mean over the colours of {brightest:.0%} of the range of values, or more.</p>
+black: nothing; white: {brightest:.0%} or more. Pictures found clean, or free of what was to be removed,
+are left untouched.</p>
 {failures}
 {figures}
 </html>
@@ -80,7 +81,7 @@ def write_report(folder: OutputFolder, records: Sequence[Record], *, model: str,
 def as_page(folder: OutputFolder, records: Sequence[Record], summary: Mapping[str, Any]) -> str:
     """Return a page that shows the previews in the folder beside it and needs nothing else."""
     counts = summary["counts"]
-    facts = f"{counts[DONE]} restored, {counts[UNTOUCHED]} left untouched because found clean, "
+    facts = f"{counts[DONE]} restored, {counts[UNTOUCHED]} left untouched, "
     facts += f"{counts[FAILED]} failed; {summary['seconds']:.0f} seconds; {summary['model']} (dcpt {summary['dcpt']})."
     if len(records) > MOST_PREVIEWS:
         facts += f" The first {MOST_PREVIEWS} are shown, the others only named."

@@ -226,8 +226,13 @@ class FolderRun:
                 self.records[record.target] = record
                 yield record
         finally:
-            if self.report:
+            if self.report and self._has_news():
                 write_report(self.folder, list(self.records.values()), model=self.model, settings=self.settings)
+
+    def _has_news(self) -> bool:
+        """Whether anything went through; else the report of an earlier run says more."""
+        went_through = any(record.status != FAILED for record in self.records.values())
+        return went_through or not (self.folder.path / REPORT_DATA).exists()
 
     def _attempt(self, job: Job) -> Record:
         """Return the record of a picture, whatever happens to it."""

@@ -16,6 +16,7 @@ from PIL import Image
 import dcpt
 from dcpt.backbones.base import Backbone
 from dcpt.checkpoint import save_model
+from dcpt.diagnosis import Diagnosis
 from dcpt.errors import CheckpointMismatch, DcptError, InvalidImage, InvalidSetting, OutOfMemory, UnknownName
 
 
@@ -212,6 +213,15 @@ def test_local_pooling_has_no_exact_mode():
 
 def test_restored_tensors_can_be_viewed(model_folder, picture):
     assert dcpt.restore(picture, model=model_folder, device="cpu").is_contiguous()
+
+
+def test_nothing_to_remove_leaves_the_picture_untouched(monkeypatch):
+    found = Diagnosis({"haze": 0.9, "rain": 0.1}, 0.0, clean=False, unknown=False, calibrated=True, map=())
+    monkeypatch.setattr("dcpt.restoration.diagnose_picture", lambda lq, device: found)
+    picture = torch.rand(1, 3, 20, 30)
+    restoration = dcpt.Restorer(Negative(), device="cpu", only=["rain"]).process(picture)
+    assert restoration.untouched and torch.equal(restoration.pixels, picture)
+    assert not dcpt.Restorer(Negative(), device="cpu", only=["haze"]).process(picture).untouched
 
 
 class Overflowing(Negative):

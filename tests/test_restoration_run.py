@@ -674,3 +674,16 @@ def test_odd_files_pass_through_and_hostile_ones_harm_none_of_them(tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == sorted(
         t for t in records if t.startswith("odd ")
     )
+
+
+def test_a_run_in_which_nothing_goes_through_leaves_the_report_alone(photos, restorer, tmp_path):
+    out = tmp_path / "out"
+    assert statuses(restore_folder(restorer, photos, out, report=True)) == ["done"] * 6
+    page = (out / "report.html").read_bytes()
+    assert statuses(restore_folder(restorer, photos, out, report=True, strip=True)) == ["failed"] * 6
+    assert (out / "report.html").read_bytes() == page
+
+
+def test_several_pictures_do_not_go_into_the_name_of_one(photos, tmp_path):
+    with pytest.raises(OutputError, match="the name of a picture"):
+        plan_jobs([photos], tmp_path / "out.png")

@@ -42,7 +42,7 @@ def restore_options(command: Any) -> Any:
             default=None,
             help="Leave pictures that look clean untouched, bit for bit; default: in a folder, yes.",
         ),
-        click.option("--exact", is_flag=True, help="Compute as if without tiles."),
+        click.option("--exact", is_flag=True, help="No tiles: what the network gives for the whole, in little memory."),
         click.option("--tile-size", type=int, help="Side of a tile in pixels; default: what memory allows."),
         click.option("--overlap", type=int, default=64, show_default=True, help="Pixels that tiles share."),
         click.option(
@@ -207,7 +207,7 @@ def restore_several(
                 raise
     counts = Counter(record.status for record in run.records.values())
     earlier = sum(record.earlier for record in run.records.values())
-    facts = f"{counts[DONE]} restored, {counts[UNTOUCHED]} left untouched because found clean"
+    facts = f"{counts[DONE]} restored, {counts[UNTOUCHED]} left untouched"
     page = f"; see {printable(str(folder / REPORT_PAGE))}" if run.report else ""
     click.echo(f"{facts}; {earlier} of these by an earlier run{page}")
     if others := count_others():
