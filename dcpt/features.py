@@ -162,7 +162,8 @@ def read_layers(backbone: nn.Module, x: Tensor) -> dict[str, Tensor]:
     leaves = [module for module in backbone.modules() if not [*module.children()] and [*module.parameters()]]
     handles = [leaf.register_forward_pre_hook(note) for leaf in leaves]
     try:
-        both = backbone(x, hook="both")
+        with torch.enable_grad():  # then maps are computed as a whole, and what enters a layer is not a strip
+            both = backbone(x, hook="both")
     finally:
         for handle in handles:
             handle.remove()

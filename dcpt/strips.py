@@ -208,6 +208,8 @@ def cut_strips(x: Map, channels: int, *, multiple: int = 1, at_once: bool) -> It
 def read_rows(x: Map, start: int, stop: int, height: int) -> Tensor:
     """Return the rows of a map that belong to rows `start` to `stop` of one of another height; beyond, it repeats."""
     own = x.shape[2]
+    if isinstance(x, Tensor) and stop - start == height and start == 0:
+        return x
     read = x.read if isinstance(x, StoredMap) else lambda first, last: x[:, :, first:last]
     if own == 1:
         return read(0, 1)
