@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dcpt.errors import InvalidData, OutputError
+from filelock import FileLock, Timeout
+
+from dcpt.errors import DcptError, InvalidData, OutputError
 
 
 @contextmanager
@@ -66,6 +68,29 @@ def replaced_folder(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def locked(path: Path, *, busy: str) -> Iterator[None]:
+    """Keep other processes out, until the end of the block or of this process, however it ends.
+
+    Args:
+        path: The lock; its folder is made.
+        busy: What to say if another process has it.
+
+    Raises:
+        DcptError: If another process has it.
+        OutputError: If the folder cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path).acquire(timeout=0)
+    except Timeout:
+        raise DcptError(busy) from None
+    except OSError as error:
+        raise OutputError(f"cannot write to {path.parent}: {error.strerror or error}") from None
+    with lock:
+        yield
 
 
 def copy_file(source: Path, target: Path) -> None:

@@ -15,9 +15,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from dcpt.errors import DcptError, OutputError
+from dcpt.files import locked
 
 STATE_FOLDER, JOURNAL = ".dcpt", "journal.jsonl"
 PARTIAL = ".dcpt-partial-"  # begins the name of a file not whole yet, where it cannot be in the state folder
@@ -94,14 +92,8 @@ class OutputFolder:
             DcptError: If another process is in there.
             OutputError: If the folder cannot be written to.
         """
-        try:
-            self._state.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self._state / "lock").acquire(timeout=0)
-        except Timeout:
-            raise DcptError(f"another run writes to {self.path}; wait for it, or choose another folder") from None
-        except OSError as error:
-            raise OutputError(f"cannot write to {self.path}: {error.strerror or error}") from None
-        with lock:
+        busy = f"another run writes to {self.path}; wait for it, or choose another folder"
+        with locked(self._state / "lock", busy=busy):
             shutil.rmtree(self._partial, ignore_errors=True)
             self._partial.mkdir()
             whole = self.read()

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from dcpt.checkpoint import write_pickled
 from dcpt.errors import CheckpointMismatch, DcptError, OutputError
-from dcpt.files import atomic_path, read_json, write_json
+from dcpt.files import atomic_path, locked, read_json, write_json
 
 LOG_FILE = "metrics.jsonl"
 BEST_FILE = "best.json"
@@ -46,14 +45,9 @@ class RunFolder:
             DcptError: If another process is in there.
             OutputError: If the folder cannot be written to.
         """
-        try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / ".lock").acquire(timeout=0)
-        except Timeout:
-            raise DcptError(f"another process trains in {self.path}; wait for it, or choose another folder") from None
-        except OSError as error:
-            raise OutputError(f"cannot write to {self.path}: {error.strerror or error}") from None
-        with lock:
+        busy = f"another process trains in {self.path}; wait for it, or choose another folder"
+        with locked(self.path / ".lock", busy=busy):
+            self.checkpoints.mkdir(exist_ok=True)
             for leftover in self.checkpoints.glob(".*"):  # of a process that was killed while it wrote
                 leftover.unlink(missing_ok=True)
             yield
