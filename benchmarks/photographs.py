@@ -23,9 +23,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from backbones import build, resident_memory
 from PIL import Image
 
-from dcpt import Restorer, create_backbone
+from dcpt import Restorer
 from dcpt.data.crops import find_photographs
 from dcpt.degradations import apply_degradations, list_degradations
 from dcpt.image import open_image
@@ -78,23 +79,15 @@ def compare_sizes(megapixels, limit):
 def peak_memory(function):
     """Return seconds, and what the process grew by at its peak, in MiB."""
 
-    def read(field):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
-
     Path("/proc/self/clear_refs").write_text("5")
-    before, start = read("VmRSS"), time.process_time()
+    before, start = resident_memory("VmRSS"), time.process_time()
     result = function()
-    return time.process_time() - start, read("VmHWM") - before, result
+    return time.process_time() - start, resident_memory("VmHWM") - before, result
 
 
 def run_pass(name, side, exact, path):
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    backbone = create_backbone(name).eval().requires_grad_(False)
-    for key, parameter in backbone.named_parameters():
-        if key.endswith(("beta", "gamma")):
-            torch.nn.init.normal_(parameter, std=0.2)
+    backbone = build(name, "cpu")
     x = torch.rand(1, 3, side, side)
     with torch.no_grad():
         backbone(x[..., :64, :64])

@@ -20,6 +20,7 @@ from dcpt.degradations import apply_degradations
 from dcpt.degradations.base import DEGRADATIONS, uniform
 from dcpt.errors import DcptError, InvalidData, InvalidSetting
 from dcpt.image import open_image
+from dcpt.strips import whole_maps
 
 INPUT, LAST, ALL = "input", "last", "all"
 
@@ -162,7 +163,7 @@ def read_layers(backbone: nn.Module, x: Tensor) -> dict[str, Tensor]:
     leaves = [module for module in backbone.modules() if not [*module.children()] and [*module.parameters()]]
     handles = [leaf.register_forward_pre_hook(note) for leaf in leaves]
     try:
-        with torch.enable_grad():  # then maps are computed as a whole, and what enters a layer is not a strip
+        with whole_maps():
             both = backbone(x, hook="both")
     finally:
         for handle in handles:

@@ -9,8 +9,6 @@ from typing import NamedTuple
 
 import torch
 
-MIB = 2**20
-
 
 class ControlGroup(NamedTuple):
     """Where a version of control groups, such as those of containers, tells limit, use and details."""
@@ -56,7 +54,7 @@ def machine_memory() -> int:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
-        return 4096 * MIB
+        return 4 * 2**30
 
 
 def group_folders(group: ControlGroup, listing: Path = Path("/proc/self/cgroup")) -> list[Path]:

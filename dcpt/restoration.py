@@ -37,7 +37,7 @@ class Restoration:
     """What became of a picture.
 
     Attributes:
-        pixels: The restored pictures, like those given; if nothing was to be done, those given.
+        pixels: The restored picture, like the one given; if nothing was to be done, the one given.
         diagnosis: What was wrong, if asked for or needed.
         untouched: Whether the picture was left alone: found clean, or free of what was to be removed.
     """
@@ -135,20 +135,18 @@ class Restorer:
 
     def restore_batch(self, lq: Tensor) -> Tensor:
         """Restore pictures, (B, 3, H, W), RGB in [0, 1], of any size; the result is clamped to [0, 1]."""
-        if not (self.only or self.keep or self.protect_clean):
-            return self.process(lq).pixels
-        return torch.cat([self.process(picture).pixels for picture in lq.split(1)])
+        restored = [self.process(picture).pixels for picture in lq.split(1)]
+        return torch.cat(restored) if len(restored) > 1 else restored[0]
 
     @torch.no_grad()
     def process(self, lq: Tensor, *, diagnose: bool = False) -> Restoration:
-        """Restore pictures and tell what was done.
+        """Restore a picture and tell what was done.
 
         Args:
-            lq: Pictures, (B, 3, H, W), RGB in [0, 1]; one, if a diagnosis is asked for or needed.
+            lq: One picture, (1, 3, H, W), RGB in [0, 1], of any size.
             diagnose: Whether to tell what is wrong in any case.
 
         Raises:
-            InvalidImage: If a diagnosis is to be made of several pictures.
             OutOfMemory: If there is not enough memory even for small tiles.
             OutputError: If there is no room for the temporary files of the exact mode.
             CheckpointMismatch: If the network gives what is no number.
@@ -166,12 +164,11 @@ class Restorer:
         return Restoration(adjust_strength(lq, restored, self.strength), diagnosis)
 
     def _apply(self, lq: Tensor) -> Tensor:
-        """Run the network over pictures of any size; clamp the result."""
+        """Run the network over a picture of any size; clamp the result."""
         with self._turn:
             self._passes += 1
         try:
-            apply = self._apply_exact if self.exact else self._apply_tiled
-            return torch.cat([apply(picture) for picture in lq.split(1)]) if len(lq) > 1 else apply(lq)
+            return self._apply_exact(lq) if self.exact else self._apply_tiled(lq)
         finally:
             with self._turn:
                 self._passes -= 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from dcpt import repository
 from dcpt.files import locked
 
 STATE_FOLDER, JOURNAL = ".dcpt", "journal.jsonl"
@@ -197,16 +197,10 @@ def write_beside(target: Path, data: bytes) -> None:
 
 def hash_file(path: Path) -> str:
     """Return the sha256 of a file; nothing unless it is a regular one that can be read."""
-    digest = hashlib.sha256()
     try:
-        if not path.is_file():
-            return ""
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        return repository.hash_file(path) if path.is_file() else ""
     except OSError:
         return ""
-    return digest.hexdigest()
 
 
 def printable(text: str) -> str:

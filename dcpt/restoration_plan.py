@@ -13,7 +13,6 @@ from dcpt.errors import InvalidImage, InvalidSetting, OutputError
 from dcpt.image import FORMAT_OF_SUFFIX, output_format
 from dcpt.restoration_journal import STATE_FOLDER, OutputFolder
 
-SUFFIXES = (*FORMAT_OF_SUFFIX, ".heic", ".heif")
 REPORT_PAGE, REPORT_DATA, REPORT_FILES = "report.html", "report.json", "report_files"
 
 
@@ -218,7 +217,7 @@ def _match(pattern: Path, output: Path) -> Iterator[tuple[Path, PurePath]]:
 
 
 def _is_named_as_picture(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES
+    return path.suffix.lower() in FORMAT_OF_SUFFIX
 
 
 def name_targets(names: Sequence[PurePath], suffix: str | None, kept: Sequence[PurePath | None] = ()) -> list[PurePath]:

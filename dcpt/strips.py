@@ -11,6 +11,8 @@ import errno
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,6 +22,7 @@ from torch import Tensor
 
 from dcpt.errors import OutputError
 
+_WHOLE: ContextVar[bool] = ContextVar("whole", default=False)
 VALUES_AT_ONCE = 2**22  # 16 MiB of float32
 SMALLEST_STRIP = 8  # rows
 
@@ -171,6 +174,16 @@ def map_rows(
     return (result, *sums) if then is not None else result
 
 
+@contextmanager
+def whole_maps() -> Iterator[None]:
+    """Compute maps of tensors at once inside the block, for those who look at what enters a layer."""
+    token = _WHOLE.set(True)
+    try:
+        yield
+    finally:
+        _WHOLE.reset(token)
+
+
 def average_rows(x: Map) -> Tensor:
     """Return the mean of a map over its pixels, (B, C, 1, 1)."""
     if isinstance(x, Tensor):
@@ -198,7 +211,7 @@ def cut_strips(x: Map, channels: int, *, multiple: int = 1, at_once: bool) -> It
     """
     batch, _, height, width = x.shape
     rows = max(SMALLEST_STRIP, VALUES_AT_ONCE // (batch * width * channels))
-    if at_once and (x.device.type != "cpu" or torch.is_grad_enabled()):
+    if at_once and (_WHOLE.get() or x.device.type != "cpu" or torch.is_grad_enabled()):
         rows = height
     rows = max(rows // multiple, 1) * multiple
     for start in range(0, height, rows):

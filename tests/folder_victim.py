@@ -21,6 +21,7 @@ class Negative(Backbone):
         self.seconds = seconds
 
     def forward(self, x, hook=False):
+        self.check_input(x)
         time.sleep(self.seconds)
         return [x] if hook else self.one - x
 

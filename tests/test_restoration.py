@@ -11,27 +11,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import as_uint8, make_picture
+from folder_victim import Negative
 from PIL import Image
 
 import dcpt
-from dcpt.backbones.base import Backbone
 from dcpt.checkpoint import save_model
 from dcpt.diagnosis import Diagnosis
 from dcpt.errors import CheckpointMismatch, DcptError, InvalidImage, InvalidSetting, OutOfMemory, UnknownName
-
-
-class Negative(Backbone):
-    """A network whose right answer is known for every pixel."""
-
-    feature_channels, feature_strides, size_multiple = (3,), (1,), 8
-
-    def __init__(self):
-        super().__init__()
-        self.one = torch.nn.Parameter(torch.ones(()))
-
-    def forward(self, x, hook=False):
-        self.check_input(x)
-        return [x] if hook else self.one - x
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Maps strip by strip: in memory and on disk they are what the whole is."""
 
 import errno
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from dcpt import strips
 from dcpt.backbones import create_backbone, list_backbones
 from dcpt.errors import OutputError
-from dcpt.strips import Storage, StoredMap, average_rows, map_rows
+from dcpt.strips import Storage, StoredMap, average_rows, map_rows, whole_maps
 from dcpt.tiling import apply_exact
 
 CPU = torch.device("cpu")
@@ -77,6 +78,17 @@ def test_with_gradients_it_is_one_strip():
     seen = []
     map_rows(lambda x: seen.append(x.shape[2]) or x.square(), x, channels=2**30).sum().backward()
     assert seen == [50] and torch.allclose(x.grad, 2 * x.detach())
+
+
+@torch.no_grad()
+def test_maps_are_whole_for_those_who_ask(monkeypatch):
+    monkeypatch.setattr(strips, "VALUES_AT_ONCE", 1)
+    x, seen = torch.rand(1, 3, 20, 5), []
+    for expected in ([20], [8, 8, 4]):
+        seen.clear()
+        with whole_maps() if expected == [20] else nullcontext():
+            map_rows(lambda x: seen.append(x.shape[2]) or x, x, channels=3)
+        assert seen == expected
 
 
 def test_memory_is_used_up_to_its_limit_and_given_back(tmp_path):
